@@ -1,0 +1,3 @@
+//! The conntracct aggregator: takes the records of many gateways and stores each flow once.
+
+pub mod pipeline;

@@ -1,0 +1,3 @@
+//! The conntracct agent.
+
+pub mod source;
