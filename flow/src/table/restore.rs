@@ -43,10 +43,11 @@ impl FlowTable {
         }
         table.tallies.ended_unseen = table.bygone.len() as u64;
         table.tallies.stats.ended_unseen = table.bygone.len() as u64;
+        table.watermark = table.durable.map_or(BootNanos::BOOT, |durable| durable.begin);
         if forgot {
             table.namespaces.clear();
+            table.watermark = BootNanos::BOOT;
         }
-        table.watermark = table.durable.map_or(BootNanos::BOOT, |durable| durable.begin);
         table
     }
 
