@@ -1,0 +1,6 @@
+//! Integration tests of the pure domain.
+
+// Its name in the other crates.
+extern crate conntracct_flow as flow;
+
+mod table;

@@ -1,0 +1,7 @@
+//! The flow table, by its public interface: rules one by one, then a model of a kernel.
+
+mod bounds;
+mod ends;
+mod kit;
+mod restarts;
+mod rules;
