@@ -1,3 +1,6 @@
 //! The conntracct agent.
 
+pub mod clock;
+pub mod netns;
 pub mod source;
+mod sys;

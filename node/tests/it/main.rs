@@ -1,0 +1,5 @@
+//! The node's integration tests.
+
+mod lab;
+mod netlink;
+mod netlink_burst;
