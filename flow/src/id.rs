@@ -19,7 +19,9 @@ pub enum NodeNameError {
         len: usize,
     },
     /// A character outside the alphabet, or a first one that is no letter or digit.
-    #[error("a node name is made of a-z 0-9 . - _ and starts with a letter or digit, found {found:?} at position {at}")]
+    #[error(
+        "a node name is made of a-z 0-9 . - _ and starts with a letter or digit, found {found:?} at position {at}"
+    )]
     Character {
         /// The character.
         found: char,
