@@ -1,3 +1,4 @@
 //! The conntracct agent.
 
 pub mod source;
+pub mod spool;
