@@ -9,3 +9,4 @@ pub mod source;
 mod sys;
 pub mod spool;
 pub mod uplink;
+pub mod spool;
