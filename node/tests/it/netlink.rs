@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use conntracct_node::netns::NetnsChoice;
+use conntracct_node::source::netlink::{NetlinkConfig, NetlinkSource};
+use conntracct_node::source::{Event, Source, SweepReport, Timed};
 use flow::{Counters, Proto, Reading, Tuple};
-use node::netns::NetnsChoice;
-use node::source::netlink::{NetlinkConfig, NetlinkSource};
-use node::source::{Event, Source, SweepReport, Timed};
 
 use crate::lab::{Lab, PAYLOAD, destination, wait};
 
@@ -98,14 +98,18 @@ fn every_protocol_zone_and_mark_is_read() {
     insert(&format!("{v4} -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 77"));
     insert("-s fd00::1 -d fd00::2 -p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 78");
     insert("-s fd00::1 -d fd00::2 -p tcp --sport 1003 --dport 443 --state SYN_SENT");
-    insert(&format!("{v4} -p sctp --sport 1004 --dport 2905 --state ESTABLISHED"));
+    insert(&format!(
+        "{v4} -p sctp --sport 1004 --dport 2905 --state ESTABLISHED --orig-vtag 1 --reply-vtag 2"
+    ));
     insert(&format!("{v4} -p gre --srckey 5 --dstkey 6"));
     insert(&format!("{v4} -p udplite --sport 1006 --dport 1007"));
     insert(&format!("{v4} -p udp --sport 1008 --dport 1009 --dst-nat 10.9.9.9:99"));
 
     let (live, _) = sweep(&mut source);
     let find = |proto: Proto, sport: u16, dport: u16| -> Vec<&Reading> {
-        live.iter().filter(|r| (r.orig.proto, r.orig.sport, r.orig.dport) == (proto, sport, dport)).collect()
+        live.iter()
+            .filter(|r| (r.orig.proto, r.orig.sport, r.orig.dport) == (proto, sport, dport))
+            .collect()
     };
     let (a, b) = ("10.1.0.1".parse().unwrap(), "10.1.0.2".parse().unwrap());
 
@@ -131,6 +135,9 @@ fn every_protocol_zone_and_mark_is_read() {
 
     let [nat] = find(Proto::UDP, 1008, 1009)[..] else { panic!("{live:?}") };
     assert!(flow::view::is_translated(&nat.orig, &nat.reply));
-    assert_eq!(flow::view::outside(&nat.reply).dst, "10.9.9.9".parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(
+        flow::view::outside(&nat.reply).dst,
+        "10.9.9.9".parse::<std::net::IpAddr>().unwrap()
+    );
     assert_eq!(live.len(), 11);
 }

@@ -164,10 +164,9 @@ impl Entry {
         let reply = self.reply.into_tuple("reply")?;
         let counters = match (self.counted_orig, self.counted_reply) {
             (None, None) => None,
-            (orig, reply) => Some(Counters {
-                orig: orig.unwrap_or_default(),
-                reply: reply.unwrap_or_default(),
-            }),
+            (orig, reply) => {
+                Some(Counters { orig: orig.unwrap_or_default(), reply: reply.unwrap_or_default() })
+            }
         };
         Ok(Reading {
             netns,
