@@ -47,7 +47,9 @@ impl HostClock {
 pub fn now() -> BootNanos {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    BootNanos(seconds.saturating_mul(NANOS).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0)))
+    BootNanos(
+        seconds.saturating_mul(NANOS).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0)),
+    )
 }
 
 /// `CLOCK_REALTIME`.

@@ -65,7 +65,8 @@ impl Netns {
     /// # Errors
     /// When the file cannot be opened or is not a namespace.
     pub fn named(name: &str) -> io::Result<Self> {
-        let path = if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMED).join(name) };
+        let path =
+            if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMED).join(name) };
         let file = File::open(path)?;
         let meta = file.metadata()?;
         if meta.dev() != std::fs::metadata(OWN)?.dev() {

@@ -103,8 +103,7 @@ impl Datagrams {
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, wait: bool) -> io::Result<usize> {
         self.got.clear();
         let mut names = [MaybeUninit::<libc::sockaddr_nl>::zeroed(); MAX_BATCH];
-        let mut vectors =
-            [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_BATCH];
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_BATCH];
         // SAFETY: `mmsghdr` is plain data for which all zeroes is a valid value (null pointers
         // and zero lengths).
         let mut headers: [libc::mmsghdr; MAX_BATCH] = unsafe { std::mem::zeroed() };

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use node::netns::Netns;
+use conntracct_node::netns::Netns;
 
 /// A namespace of its own, with loopback up, connection tracking on and all three sysctls set.
 pub(crate) struct Lab {
@@ -74,6 +74,35 @@ impl Lab {
     /// Deletes all entries, as `conntrack -F`.
     pub(crate) fn flush(&self) {
         self.exec("conntrack", &["-F"]);
+    }
+
+    /// Deletes all entries with a mark, as one request.
+    pub(crate) fn flush_mark(&self, mark: u32) {
+        // CT_DELETE without a tuple, filtered by CTA_MARK (8) and CTA_MARK_MASK (21); ACK asked.
+        let mut message = Vec::new();
+        message.extend(36u32.to_ne_bytes());
+        message.extend(0x102u16.to_ne_bytes());
+        message.extend(5u16.to_ne_bytes());
+        message.extend([0; 12]);
+        for (kind, value) in [(8u16, mark), (21, u32::MAX)] {
+            message.extend(8u16.to_ne_bytes());
+            message.extend(kind.to_ne_bytes());
+            message.extend(value.to_be_bytes());
+        }
+        let ask = || {
+            let kind = rustix::net::SocketType::RAW;
+            let family = rustix::net::AddressFamily::NETLINK;
+            let protocol = Some(rustix::net::netlink::NETFILTER);
+            let socket = rustix::net::socket(family, kind, protocol)?;
+            rustix::net::send(&socket, &message, rustix::net::SendFlags::empty())?;
+            let mut answer = [0; 128];
+            let (_, length) =
+                rustix::net::recv(&socket, &mut answer[..], rustix::net::RecvFlags::empty())?;
+            Ok((answer, length))
+        };
+        let (answer, length) = self.netns.enter(ask).unwrap();
+        assert!(length >= 20 && answer[4..6] == 2u16.to_ne_bytes(), "no acknowledgement");
+        assert_eq!(answer[16..20], [0; 4], "the kernel refused to flush");
     }
 
     /// A sender of UDP datagrams and somebody who hears them.

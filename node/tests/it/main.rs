@@ -1,5 +1,6 @@
 //! The node's integration tests.
 
+mod fixtures;
 mod lab;
 mod netlink;
 mod netlink_burst;

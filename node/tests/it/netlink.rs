@@ -1,12 +1,14 @@
 //! The netlink source against the kernel.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use conntracct_node::netns::NetnsChoice;
+use conntracct_node::source::netlink::{NetlinkConfig, NetlinkSource};
+use conntracct_node::source::{Event, Source, SweepReport, Timed};
 use flow::{Counters, Proto, Reading, Tuple};
-use node::netns::NetnsChoice;
-use node::source::netlink::{NetlinkConfig, NetlinkSource};
-use node::source::{Event, Source, SweepReport, Timed};
 
 use crate::lab::{Lab, PAYLOAD, destination, wait};
 
@@ -82,10 +84,8 @@ fn counters_are_those_of_the_kernel_alive_and_ended() {
     assert_eq!((health.malformed, health.lost_ends, health.dropped_ends), (0, 0, 0));
 }
 
-#[test]
-fn every_protocol_zone_and_mark_is_read() {
-    let Some(lab) = Lab::new("protocols") else { return };
-    let mut source = open(&lab, NetlinkConfig::default());
+/// Inserts entries of every protocol, with zones, a mark and a translation.
+pub(crate) fn insert_one_of_each(lab: &Lab) {
     let insert = |args: &str| {
         let args: Vec<_> = ["-I", "-t", "300"].into_iter().chain(args.split(' ')).collect();
         lab.exec("conntrack", &args);
@@ -98,14 +98,24 @@ fn every_protocol_zone_and_mark_is_read() {
     insert(&format!("{v4} -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 77"));
     insert("-s fd00::1 -d fd00::2 -p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 78");
     insert("-s fd00::1 -d fd00::2 -p tcp --sport 1003 --dport 443 --state SYN_SENT");
-    insert(&format!("{v4} -p sctp --sport 1004 --dport 2905 --state ESTABLISHED"));
+    insert(&format!(
+        "{v4} -p sctp --sport 1004 --dport 2905 --state ESTABLISHED --orig-vtag 1 --reply-vtag 2"
+    ));
     insert(&format!("{v4} -p gre --srckey 5 --dstkey 6"));
     insert(&format!("{v4} -p udplite --sport 1006 --dport 1007"));
     insert(&format!("{v4} -p udp --sport 1008 --dport 1009 --dst-nat 10.9.9.9:99"));
+}
 
+#[test]
+fn every_protocol_zone_and_mark_is_read() {
+    let Some(lab) = Lab::new("protocols") else { return };
+    let mut source = open(&lab, NetlinkConfig::default());
+    insert_one_of_each(&lab);
     let (live, _) = sweep(&mut source);
     let find = |proto: Proto, sport: u16, dport: u16| -> Vec<&Reading> {
-        live.iter().filter(|r| (r.orig.proto, r.orig.sport, r.orig.dport) == (proto, sport, dport)).collect()
+        live.iter()
+            .filter(|r| (r.orig.proto, r.orig.sport, r.orig.dport) == (proto, sport, dport))
+            .collect()
     };
     let (a, b) = ("10.1.0.1".parse().unwrap(), "10.1.0.2".parse().unwrap());
 
@@ -131,6 +141,85 @@ fn every_protocol_zone_and_mark_is_read() {
 
     let [nat] = find(Proto::UDP, 1008, 1009)[..] else { panic!("{live:?}") };
     assert!(flow::view::is_translated(&nat.orig, &nat.reply));
-    assert_eq!(flow::view::outside(&nat.reply).dst, "10.9.9.9".parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(
+        flow::view::outside(&nat.reply).dst,
+        "10.9.9.9".parse::<std::net::IpAddr>().unwrap()
+    );
     assert_eq!(live.len(), 11);
+}
+
+#[test]
+fn a_tcp_entry_says_whether_a_syn_began_it() {
+    let Some(lab) = Lab::new("fresh") else { return };
+    let mut source = open(&lab, NetlinkConfig::default());
+    let connect = || {
+        let listener = TcpListener::bind("127.0.0.1:4000")?;
+        let client = TcpStream::connect("127.0.0.1:4000")?;
+        Ok((client, listener.accept()?.0))
+    };
+    let (mut client, mut server) = lab.netns().enter(connect).unwrap();
+    let (live, _) = sweep(&mut source);
+    let [entry] = live[..] else { panic!("{live:?}") };
+    assert_eq!((entry.tcp.name(), entry.fresh), ("ESTABLISHED", true));
+
+    lab.flush();
+    client.write_all(b"more").unwrap();
+    server.read_exact(&mut [0; 4]).unwrap();
+    let (live, _) = sweep(&mut source);
+    let [entry] = live[..] else { panic!("{live:?}") };
+    assert!(!entry.fresh, "picked up in the middle: {entry:?}");
+
+    let events = events(&mut source, 2, 1);
+    let Event::New(born) = events[0].event else { panic!("{events:?}") };
+    assert!(born.fresh, "a birth by SYN says so: {born:?}");
+}
+
+#[test]
+fn namespaces_come_and_go() {
+    let (Some(first), Some(second)) = (Lab::new("gone"), Lab::new("gone")) else { return };
+    let mut source = NetlinkSource::open(NetlinkConfig {
+        netns: NetnsChoice::All,
+        ..NetlinkConfig::default()
+    })
+    .unwrap();
+    let third = Lab::new("gone").unwrap();
+    let inodes = [&first, &second, &third].map(|lab| lab.netns().inode());
+    for lab in [&first, &second, &third] {
+        lab.udp().send_all(0..10);
+    }
+    let count = |live: &[Reading]| inodes.map(|i| live.iter().filter(|r| r.netns == i).count());
+    let (live, report) = sweep(&mut source);
+    assert_eq!(count(&live), [10, 10, 10]);
+    assert!(inodes.iter().all(|inode| report.complete.contains(inode)));
+
+    drop(second);
+    let (live, report) = sweep(&mut source);
+    assert_eq!(count(&live), [10, 10, 10], "a last look at what is gone");
+    assert!(report.gone.contains(&inodes[1]) && !report.complete.contains(&inodes[1]));
+    let (live, report) = sweep(&mut source);
+    assert_eq!(count(&live), [10, 0, 10]);
+    assert!(!report.gone.contains(&inodes[1]));
+}
+
+#[test]
+fn a_namespace_that_does_not_exist_is_named() {
+    if Lab::new("missing").is_none() {
+        return;
+    }
+    let netns = NetnsChoice::Listed(vec!["no-such-namespace".to_owned()]);
+    let opened = NetlinkSource::open(NetlinkConfig { netns, ..NetlinkConfig::default() });
+    let error = opened.err().expect("it does not exist").to_string();
+    assert!(error.contains("no-such-namespace"), "{error}");
+}
+
+#[test]
+fn entries_without_accounting_are_uncounted() {
+    let Some(lab) = Lab::new("uncounted") else { return };
+    lab.set("acct", "0");
+    lab.set("timestamp", "0");
+    let mut source = open(&lab, NetlinkConfig::default());
+    lab.udp().send_all(0..3);
+    let (live, _) = sweep(&mut source);
+    assert_eq!(live.len(), 3);
+    assert!(live.iter().all(|r| r.counters.is_none() && r.start == 0 && r.kernel_id != 0));
 }

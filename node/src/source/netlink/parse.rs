@@ -164,10 +164,9 @@ impl Entry {
         let reply = self.reply.into_tuple("reply")?;
         let counters = match (self.counted_orig, self.counted_reply) {
             (None, None) => None,
-            (orig, reply) => Some(Counters {
-                orig: orig.unwrap_or_default(),
-                reply: reply.unwrap_or_default(),
-            }),
+            (orig, reply) => {
+                Some(Counters { orig: orig.unwrap_or_default(), reply: reply.unwrap_or_default() })
+            }
         };
         Ok(Reading {
             netns,
@@ -375,3 +374,117 @@ const CTA_PROTOINFO_TCP_FLAGS_ORIG: u16 = 4;
 const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
 /// `IP_CT_TCP_FLAG_SACK_PERM | IP_CT_TCP_FLAG_BE_LIBERAL` (`nf_conntrack_tcp.h`).
 const PICKED_UP: u8 = 0x02 | 0x08;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FIXTURES: &str = include_str!("../../../tests/fixtures/ctnetlink.txt");
+    const NETNS: NetnsInode = NetnsInode(7);
+
+    /// The bodies recorded under a name, in order.
+    fn bodies(name: &str) -> Vec<Vec<u8>> {
+        let lines = FIXTURES.lines().filter_map(|line| line.split_once(": "));
+        let hex = lines.filter(|(what, _)| name.is_empty() || *what == name);
+        hex.map(|(_, hex)| {
+            let digits: Vec<_> = hex.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
+            digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+        })
+        .collect()
+    }
+
+    fn readings(name: &str) -> Vec<Reading> {
+        bodies(name).iter().map(|body| reading(body, NETNS).unwrap()).collect()
+    }
+
+    #[test]
+    fn recorded_connections_are_read() {
+        let established = readings("tcp established")[0];
+        assert_eq!(established.netns, NETNS);
+        assert_eq!(established.orig.to_string().split(':').next(), Some("tcp 127.0.0.1"));
+        assert_eq!((established.orig.dport, established.reply.sport), (4000, 4000));
+        assert_eq!(established.tcp.name(), "ESTABLISHED");
+        assert!(established.fresh && established.start > 0 && established.stop == 0);
+        // SYN, ACK, data; SYN-ACK, ACK of the data: headers of 60, 52, 52 + 8 and 60, 52 bytes.
+        assert_eq!(established.counters, Some(Counters::new(3, 172, 2, 112)));
+
+        let picked_up = readings("tcp picked up")[0];
+        assert!(!picked_up.fresh);
+        assert_eq!(picked_up.orig.dport, 4000);
+        assert_ne!(picked_up.start, established.start);
+
+        let born = readings("new");
+        assert_eq!((born[0].orig, born[0].kernel_id), (established.orig, established.kernel_id));
+        assert!(born.iter().all(|r| r.counters.is_none() && r.start == 0));
+        let ended = readings("destroy");
+        assert_eq!((ended[0].orig, ended[0].start), (established.orig, established.start));
+        assert_eq!(ended[0].counters, established.counters);
+        assert!(ended.iter().all(|r| r.stop >= r.start && r.start > 0));
+    }
+
+    #[test]
+    fn recorded_protocols_are_read() {
+        let all = readings("inserted");
+        let mut said: Vec<_> = all.iter().map(|r| format!("{} z{}", r.orig, r.zone.0)).collect();
+        said.sort();
+        assert_eq!(
+            said,
+            [
+                "gre 10.1.0.1 > 10.1.0.2 keys 0x5 0x6 z0",
+                "icmp 10.1.0.1 > 10.1.0.2 type 8 code 0 id 77 z0",
+                "icmpv6 fd00::1 > fd00::2 type 128 code 0 id 78 z0",
+                "sctp 10.1.0.1:1004 > 10.1.0.2:2905 z0",
+                "tcp 10.1.0.1:1001 > 10.1.0.2:80 z0",
+                "tcp [fd00::1]:1003 > [fd00::2]:443 z0",
+                "udp 10.1.0.1:1002 > 10.1.0.2:53 z7",
+                "udp 10.1.0.1:1002 > 10.1.0.2:53 z8",
+                "udp 10.1.0.1:1002 > 10.1.0.2:54 z0",
+                "udp 10.1.0.1:1008 > 10.1.0.2:1009 z0",
+                "udplite 10.1.0.1:1006 > 10.1.0.2:1007 z0",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_entry_cut_short_is_an_error_or_lacks_its_tail() {
+        for body in bodies("") {
+            let whole = reading(&body, NETNS).unwrap();
+            for length in 0..body.len() {
+                if let Ok(part) = reading(&body[..length], NETNS) {
+                    assert_eq!((part.orig, part.reply), (whole.orig, whole.reply));
+                }
+            }
+        }
+        assert_eq!(reading(&[], NETNS), Err(ParseError::Header));
+        let none = Err(ParseError::Tuple { direction: "original" });
+        assert_eq!(reading(&[0; 4], NETNS), none);
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = reading(&bytes, NETNS);
+            for message in super::super::attr::Messages::new(&bytes).flatten() {
+                let _ = (kind(&message), error_number(&message), reading(message.body, NETNS));
+            }
+        }
+
+        #[test]
+        fn damaged_messages_never_panic(
+            which in any::<prop::sample::Index>(),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let bodies = bodies("");
+            let mut body = which.get(&bodies).clone();
+            for (at, byte) in damage {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            if let Ok(reading) = reading(&body, NETNS) {
+                prop_assert_eq!(reading.orig.src.is_ipv4(), reading.orig.dst.is_ipv4());
+            }
+        }
+    }
+}

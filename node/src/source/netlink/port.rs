@@ -270,11 +270,8 @@ mod tests {
     #[test]
     fn a_birth_is_not_behind_its_end_nor_before_that_of_an_earlier_life() {
         let (short, old, next) = (reading(1, 11), reading(2, 22), reading(2, 23));
-        let mut round = Round {
-            births: vec![short, next],
-            ends: vec![old, short],
-            ..Round::default()
-        };
+        let mut round =
+            Round { births: vec![short, next], ends: vec![old, short], ..Round::default() };
         let mut events = Vec::new();
         assert_eq!(round.publish(BootNanos(5), |timed| events.push(timed.event)), (2, 2));
         assert_eq!(
