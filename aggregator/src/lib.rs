@@ -2,3 +2,4 @@
 
 pub mod pipeline;
 pub mod pki;
+pub mod tls;

@@ -1,3 +1,5 @@
 //! The conntracct agent.
 
+pub mod join;
 pub mod source;
+pub mod tls;
