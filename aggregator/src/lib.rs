@@ -1,3 +1,5 @@
 //! The conntracct aggregator: takes the records of many gateways and stores each flow once.
 
 pub mod pipeline;
+pub mod pki;
+pub mod tls;

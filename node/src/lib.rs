@@ -10,3 +10,6 @@ mod sys;
 pub mod spool;
 pub mod uplink;
 pub mod spool;
+pub mod join;
+pub mod source;
+pub mod tls;
