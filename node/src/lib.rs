@@ -2,14 +2,15 @@
 
 pub mod aggregation;
 pub mod clock;
+pub mod join;
 pub mod netns;
 pub mod probe;
 pub mod sink;
 pub mod source;
+pub mod spool;
 mod sys;
-pub mod spool;
-pub mod uplink;
-pub mod spool;
-pub mod join;
-pub mod source;
 pub mod tls;
+pub mod uplink {
+    //! From the spool to the aggregator.
+    pub mod actor;
+}
