@@ -112,7 +112,7 @@ impl Handler<Feed> for AggregationActor {
             Feed::Chunk(clock, chunk) => core.chunk(clock, &chunk),
             Feed::Events(clock, events) => {
                 core.events(clock, &events);
-                if core.has_early_ends() {
+                if core.ends_are_due() {
                     return self.with_core(|core, shell| shell.close(core, Aggregation::close_ends));
                 }
             }

@@ -8,6 +8,8 @@ pub mod actor;
 pub mod feed;
 pub mod metrics;
 
+use std::time::Duration;
+
 use flow::record::{ClockPair, KernelTotals, MeasuredOffset};
 use flow::table::{BaselineSet, DroppedEnds, Emission, EmitMode, FlowTable, SweepEnd, TableLimits};
 use flow::{BootId, BootNanos, Epoch, Interval, NetnsInode, Record, Seq, UnixNanos};
@@ -18,6 +20,30 @@ use wire::gap::{Gap, GapReason};
 use crate::source::{Event, SourceHealth, SweepChunk, SweepReport, Timed};
 use crate::spool::Level;
 use feed::IntervalEnd;
+
+/// How an aggregation works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AggregationConfig {
+    /// The flow table's limits.
+    pub limits: TableLimits,
+    /// The interval.
+    pub interval: Duration,
+    /// An end waits at most this long for its frame: what a killed node can lose of it.
+    pub ends_within: Duration,
+    /// How frames are compressed.
+    pub compression: Compression,
+}
+
+impl Default for AggregationConfig {
+    fn default() -> Self {
+        Self {
+            limits: TableLimits::default(),
+            interval: Duration::from_secs(10),
+            ends_within: Duration::from_secs(1),
+            compression: Compression::Zstd,
+        }
+    }
+}
 
 /// What the spool can take, asked for before every closing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +99,8 @@ pub enum CloseError {
 pub struct Aggregation {
     table: FlowTable,
     builder: Builder,
-    limits: TableLimits,
+    config: AggregationConfig,
     boot: BootId,
-    length_ms: u32,
     epoch: Option<Epoch>,
     /// Number of the interval that is running.
     number: u64,
@@ -83,6 +108,8 @@ pub struct Aggregation {
     parts: u32,
     /// Everything before this has been reported by durable frames.
     reported: BootNanos,
+    /// When ends were last put into frames, or found to be none.
+    ends_closed: BootNanos,
     clock: ClockPair,
     stepped: bool,
     health: SourceHealth,
@@ -96,29 +123,27 @@ impl Aggregation {
     /// `seed` is random: it protects the table's hashing from chosen tuples.
     #[must_use]
     pub fn new(
-        limits: TableLimits,
+        config: AggregationConfig,
         boot: BootId,
-        length_ms: u32,
-        compression: Compression,
         restored: Option<(Epoch, BaselineSet, BootNanos)>,
         seed: u64,
     ) -> Self {
         let (epoch, table) = match restored {
             Some((epoch, baselines, now)) => {
-                (Some(epoch), FlowTable::restore(limits, boot, seed, baselines, now))
+                (Some(epoch), FlowTable::restore(config.limits, boot, seed, baselines, now))
             }
-            None => (None, FlowTable::new(limits, boot, seed)),
+            None => (None, FlowTable::new(config.limits, boot, seed)),
         };
         Self {
             table,
-            builder: Builder::new(compression),
-            limits,
+            builder: Builder::new(config.compression),
+            config,
             boot,
-            length_ms,
             epoch,
             number: 0,
             parts: 0,
             reported: BootNanos::BOOT,
+            ends_closed: BootNanos::BOOT,
             clock: ClockPair::default(),
             stepped: false,
             health: SourceHealth::default(),
@@ -132,12 +157,6 @@ impl Aggregation {
         &self.table
     }
 
-    /// The table's limits.
-    #[must_use]
-    pub const fn limits(&self) -> TableLimits {
-        self.limits
-    }
-
     /// Both clocks as last read.
     #[must_use]
     pub const fn clock(&self) -> ClockPair {
@@ -147,6 +166,9 @@ impl Aggregation {
     /// Takes events, in the order they were read; `clock` was read after them.
     pub fn events(&mut self, clock: ClockPair, events: &[Timed]) {
         self.set_clock(clock);
+        if self.table.ends_waiting() == 0 {
+            self.ends_closed = clock.boot;
+        }
         for Timed { at, event } in events {
             match event {
                 Event::New(reading) => self.table.born(reading),
@@ -187,10 +209,15 @@ impl Aggregation {
         }
     }
 
-    /// Whether enough flows have ended to fill a frame before the interval is over.
+    /// Whether ends should be put into frames now, before the interval is over: they fill one,
+    /// or the oldest has waited long enough.
     #[must_use]
-    pub fn has_early_ends(&self) -> bool {
-        self.table.ends_waiting() >= MAX_RECORDS
+    pub fn ends_are_due(&self) -> bool {
+        let waited = self.clock.boot.since(self.ends_closed);
+        match self.table.ends_waiting() {
+            0 => false,
+            waiting => waiting >= MAX_RECORDS || waited >= self.config.ends_within,
+        }
     }
 
     /// Puts what ended into frames, between sweeps. `None` where the spool has no room.
@@ -229,6 +256,7 @@ impl Aggregation {
         self.table.dropped_ends_told(closing.told);
         self.health_told = self.health;
         self.parts = closing.parts;
+        self.ends_closed = self.clock.boot;
         if let Some(reported) = closing.reported {
             self.reported = reported;
         }
@@ -278,7 +306,7 @@ impl Aggregation {
         };
         let mut header = Interval {
             number: if closes_interval { self.number } else { self.number.saturating_add(1) },
-            length_ms: self.length_ms,
+            length_ms: u32::try_from(self.config.interval.as_millis()).unwrap_or(u32::MAX),
             part: self.parts,
             parts: 0,
             sweep_begin: if closes_interval { reported } else { self.reported },

@@ -179,7 +179,10 @@ impl Round<'_> {
         let outcome = self.source.events(&mut events);
         self.metrics.events.inc_by(events.len() as u64);
         let clock = self.clock.pair();
-        for chunk in events.chunks(EVENTS_PER_MESSAGE) {
+        let mut chunks = events.chunks(EVENTS_PER_MESSAGE);
+        // Also where there are none: what the aggregation holds may be due.
+        self.send(Feed::Events(clock, chunks.next().unwrap_or_default().to_vec()));
+        for chunk in chunks {
             self.send(Feed::Events(clock, chunk.to_vec()));
         }
         outcome
