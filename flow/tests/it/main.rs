@@ -3,4 +3,5 @@
 // Its name in the other crates.
 extern crate conntracct_flow as flow;
 
+#[cfg(test)]
 mod table;

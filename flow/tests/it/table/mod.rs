@@ -3,5 +3,6 @@
 mod bounds;
 mod ends;
 mod kit;
+mod model;
 mod restarts;
 mod rules;

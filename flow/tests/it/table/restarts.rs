@@ -123,16 +123,36 @@ fn a_new_epoch_tells_everything_again() {
 }
 
 #[test]
+fn a_new_epoch_right_after_a_restart_knows_nothing_of_the_old_one() {
+    let mut before = table();
+    sweep(&mut before, 1_000, 1_001, &[reading(1, 0, 3)]);
+    spool(&mut before, EmitMode::All);
+    let mut after = restart(&before, 2_000, BOOT);
+    after.forget_baselines();
+    let mut early = restart(&before, 2_000, BOOT);
+    early.forget_baselines();
+    // Told before any sweep has seen it: true bounds, and the next growth has them too.
+    let record = spool(&mut early, EmitMode::All)[0];
+    assert_eq!((record.since, record.until), (BootNanos::BOOT, ms(2_000)));
+    sweep(&mut early, 3_000, 3_001, &[reading(1, 0, 4)]);
+    assert!(spool(&mut early, EmitMode::All)[0].since <= ms(1_000));
+    // Told after the sweep: that sweep's bound is for what is above the old baseline.
+    sweep(&mut after, 3_000, 3_001, &[reading(1, 0, 4)]);
+    let record = spool(&mut after, EmitMode::All)[0];
+    assert_eq!((record.delta, record.since), (counted(4), BootNanos::BOOT));
+}
+
+#[test]
 fn folding_frames_is_the_same_as_a_checkpoint() {
     let mut table = table();
     let start = stamp(500);
     let mut folded = BaselineSet::new(9);
-    for (second, packets) in [(1, 1), (11, 4), (21, 4), (31, 9)] {
-        let begin = second * 1_000;
+    for (n, packets) in [(0, 1), (1, 4), (2, 4), (3, 9)] {
+        let begin = 1_000 + n as u64 * 10_000;
         let all: Vec<Reading> =
             (0..20).map(|n| reading(n, start, packets + u64::from(n))).collect();
-        sweep(&mut table, begin, begin + 1, &all[second as usize / 3..]);
-        for gone in &all[..second as usize / 3] {
+        sweep(&mut table, begin, begin + 1, &all[n * 4..]);
+        for gone in &all[..n * 4] {
             end(&mut table, gone, 0, begin + 500);
         }
         let header = interval(&table, ms(begin + 600), 1, false);
