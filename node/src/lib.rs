@@ -14,3 +14,4 @@ pub mod uplink {
     //! From the spool to the aggregator.
     pub mod actor;
 }
+pub mod sysctl;

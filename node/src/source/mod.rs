@@ -1,7 +1,11 @@
 //! Sources: where readings come from. One trait, so that the probe neither knows nor cares
 //! whether the kernel is asked over netlink, by eBPF, or not at all.
 
+pub mod metrics;
 pub mod netlink;
+pub mod record;
+mod recording;
+pub mod replay;
 
 use std::time::Duration;
 
@@ -48,6 +52,14 @@ pub struct SweepReport {
     pub failed: Vec<(NetnsInode, String)>,
     /// Namespaces that have gone since the last sweep, with all their entries.
     pub gone: Vec<NetnsInode>,
+}
+
+impl SweepReport {
+    /// The report of a sweep at `now` that read nothing from end to end.
+    #[must_use]
+    pub const fn nothing(now: BootNanos) -> Self {
+        Self { begin: now, end: now, complete: Vec::new(), failed: Vec::new(), gone: Vec::new() }
+    }
 }
 
 /// Whether every end is delivered, and what was lost where not.

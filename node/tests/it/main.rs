@@ -4,3 +4,4 @@ mod fixtures;
 mod lab;
 mod netlink;
 mod netlink_burst;
+mod sysctl;

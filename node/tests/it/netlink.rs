@@ -177,11 +177,9 @@ fn a_tcp_entry_says_whether_a_syn_began_it() {
 #[test]
 fn namespaces_come_and_go() {
     let (Some(first), Some(second)) = (Lab::new("gone"), Lab::new("gone")) else { return };
-    let mut source = NetlinkSource::open(NetlinkConfig {
-        netns: NetnsChoice::All,
-        ..NetlinkConfig::default()
-    })
-    .unwrap();
+    let mut source =
+        NetlinkSource::open(NetlinkConfig { netns: NetnsChoice::All, ..NetlinkConfig::default() })
+            .unwrap();
     let third = Lab::new("gone").unwrap();
     let inodes = [&first, &second, &third].map(|lab| lab.netns().inode());
     for lab in [&first, &second, &third] {

@@ -285,6 +285,15 @@ fn buckets() -> Option<String> {
     std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_buckets").ok()
 }
 
+/// Makes the kernel load conntrack and its netlink side, where they are modules.
+///
+/// # Errors
+/// When the kernel has neither.
+pub fn load_kernel_module() -> io::Result<()> {
+    // Joining a group asks for the module that speaks in it (`nfnetlink_bind`).
+    socket::Socket::for_events(socket::Group::Ends, 4096).map(drop)
+}
+
 fn entering(netns: &Netns, error: io::Error) -> SourceError {
     if error.raw_os_error() == Some(libc::EPERM) && netns.label() != "own" {
         return SourceError::Privilege {
