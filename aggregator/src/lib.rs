@@ -3,3 +3,4 @@
 pub mod pipeline;
 pub mod pki;
 pub mod tls;
+pub mod store;
