@@ -202,7 +202,7 @@ fn unknown(schema: &Json, key: &str, origin: String) -> ConfigError {
             .cloned()
     };
     let hint =
-        here.or_else(elsewhere).map(|name| format!(", did you mean `{name}`?")).unwrap_or_default();
+        elsewhere().or(here).map(|name| format!(", did you mean `{name}`?")).unwrap_or_default();
     ConfigError::UnknownKey { origin, key: key.to_owned(), hint, allowed: names(allowed) }
 }
 

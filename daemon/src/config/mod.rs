@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 
 pub use error::{ConfigError, chain};
 pub use list::Strings;
-pub use quantity::{Size, Span};
+pub use quantity::{QuantityError, Size, Span};
 pub use surroundings::Surroundings;
 
 use layer::Layer;

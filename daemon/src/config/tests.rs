@@ -65,7 +65,7 @@ fn try_load(
     let file = folder.path().join(name);
     std::fs::write(&file, text).unwrap();
     load("node", Some(&file), &surroundings, flags)
-        .map_err(|error| error::chain(&error).replace(&folder.path().display().to_string(), "DIR"))
+        .map_err(|error| chain(&error).replace(&folder.path().display().to_string(), "DIR"))
 }
 
 fn complaint(name: &str, text: &str) -> String {
@@ -179,7 +179,7 @@ fn variables_and_flags_are_complained_about_by_their_names() {
     assert_eq!(
         load(&[("CONNTRACCT_LIMITS_ROWS", "1")]),
         "environment variable CONNTRACCT_LIMITS_ROWS: unknown key `limits_rows`, did you mean \
-         `limits`?; allowed here: interval, limits, name, on, peers"
+         `limits.rows`?; allowed here: interval, limits, name, on, peers"
     );
     assert_eq!(
         load(&[("CONNTRACCT_INTERVAL", "7")]),
@@ -246,7 +246,7 @@ fn named_files_must_be_there_and_readable_and_small() {
     assert!(matches!(load(&directory), ConfigError::Read { .. }));
     let huge = folder.path().join("huge.toml");
     std::fs::write(&huge, vec![b'#'; (1 << 20) + 1]).unwrap();
-    assert!(error::chain(&load(&huge)).contains("longer than"));
+    assert!(chain(&load(&huge)).contains("longer than"));
 }
 
 #[test]

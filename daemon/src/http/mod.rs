@@ -1,1 +1,5 @@
-//! HTTP.
+//! The HTTP listener.
+
+mod listener;
+
+pub use listener::{Listener, RawApi, TlsFiles, TokenRule};
