@@ -1,7 +1,9 @@
 //! The conntracct agent.
 
 pub mod aggregation;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod join;
 pub mod netns;
 pub mod probe;
@@ -15,3 +17,4 @@ pub mod uplink {
     pub mod actor;
 }
 pub mod sysctl;
+pub mod uplink;

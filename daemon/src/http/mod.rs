@@ -1,0 +1,5 @@
+//! The HTTP listener.
+
+mod listener;
+
+pub use listener::{Listener, RawApi, TlsFiles, TokenRule};
