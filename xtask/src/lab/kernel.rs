@@ -72,7 +72,12 @@ pub(crate) fn describe(gateway: &str, witness: &Witness, counted: &Counted) -> S
 }
 
 /// What is wrong with a gateway's witnesses, if anything.
-pub(crate) fn judge(gateway: &str, witness: &Witness, counted: &Counted, done: Done) -> Vec<String> {
+pub(crate) fn judge(
+    gateway: &str,
+    witness: &Witness,
+    counted: &Counted,
+    done: Done,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let seen = total(&witness.flows);
     let difference = seen - counted.tracked;

@@ -29,6 +29,12 @@ impl Netns {
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         workspace::output(Command::new("ip").args(["netns", "add", &name]))?;
         let made = Self { name };
+        // Without waiting for duplicate addresses: a tentative link-local address cannot ask for
+        // neighbours, and a SYN sent again is one that conntrack sees and does not count.
+        made.sysctl(&[
+            ("net.ipv6.conf.default.accept_dad", "0"),
+            ("net.ipv6.conf.default.dad_transmits", "0"),
+        ])?;
         made.ip(&["link set lo up"])?;
         Ok(made)
     }
@@ -75,9 +81,8 @@ impl Netns {
         self.enter(|| {
             for (key, value) in settings {
                 let path = format!("/proc/sys/{}", key.replace('.', "/"));
-                fs::write(&path, value).with_context(|| {
-                    format!("could not set {key} to {value} in {}", self.name)
-                })?;
+                fs::write(&path, value)
+                    .with_context(|| format!("could not set {key} to {value} in {}", self.name))?;
             }
             Ok(())
         })

@@ -22,9 +22,7 @@ pub(crate) struct Both {
 
 impl AddAssign for Both {
     fn add_assign(&mut self, other: Self) {
-        for (to, from) in
-            [(&mut self.original, other.original), (&mut self.reply, other.reply)]
-        {
+        for (to, from) in [(&mut self.original, other.original), (&mut self.reply, other.reply)] {
             to.packets += from.packets;
             to.bytes += from.bytes;
         }

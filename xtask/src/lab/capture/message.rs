@@ -52,7 +52,8 @@ pub(super) fn parse(datagram: &[u8]) -> Result<Vec<Message>> {
         let length = u32::from_ne_bytes(array(rest, 0)?) as usize;
         let kind = u16::from_ne_bytes(array(rest, 4)?);
         let flags = u16::from_ne_bytes(array(rest, 6)?);
-        let message = rest.get(..length).context("a netlink message is longer than its datagram")?;
+        let message =
+            rest.get(..length).context("a netlink message is longer than its datagram")?;
         let body = message.get(16..).context("a netlink message is shorter than its header")?;
         match kind {
             NEW | DELETE => {
@@ -90,7 +91,8 @@ fn entry(attributes: &[u8]) -> Result<(Key, Both)> {
         _ => bail!("a tuple has no pair of addresses"),
     };
     let proto = find(tuple, 2)?.context("a tuple has no protocol")?;
-    let number = |kind| find(proto, kind)?.map(|value| Ok(u8::from_be_bytes(array(value, 0)?))).transpose();
+    let number =
+        |kind| find(proto, kind)?.map(|value| Ok(u8::from_be_bytes(array(value, 0)?))).transpose();
     let port = |kind| -> Result<Option<u16>> {
         find(proto, kind)?.map(|value| Ok(u16::from_be_bytes(array(value, 0)?))).transpose()
     };
@@ -192,13 +194,9 @@ mod tests {
 
     #[test]
     fn icmp_parts_take_the_place_of_ports() {
-        let proto = [
-            attribute(1, &[1]),
-            attribute(4, &[1, 2]),
-            attribute(5, &[8]),
-            attribute(6, &[0]),
-        ]
-        .concat();
+        let proto =
+            [attribute(1, &[1]), attribute(4, &[1, 2]), attribute(5, &[8]), attribute(6, &[0])]
+                .concat();
         let messages = parse(&message(DELETE, &proto)).unwrap();
         let [Message::Ended(key, _)] = messages.as_slice() else { panic!("{messages:?}") };
         assert_eq!((key.sport, key.dport), (0x0102, 0x0800));
