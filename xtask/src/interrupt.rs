@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Whether we were asked to stop. A second signal ends us at once.
+/// Whether we were asked to stop.
 #[derive(Clone)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
@@ -20,17 +20,16 @@ impl Interrupt {
     pub(crate) fn listen() -> Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            let context = "could not install a signal handler";
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&asked))
-                .context(context)?;
-            signal_hook::flag::register(signal, Arc::clone(&asked)).context(context)?;
+            signal_hook::flag::register(signal, Arc::clone(&asked))
+                .context("could not install a signal handler")?;
         }
         Ok(Self(asked))
     }
 
-    /// Whether we were asked to stop.
-    pub(crate) fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Whether we were asked to stop, once: from here on only another signal counts. For a phase
+    /// that a signal ends in order, so that what follows is not cut short by the same signal.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
     }
 
     /// Waits for `how_long`.
@@ -73,7 +72,7 @@ impl Interrupt {
     /// # Errors
     /// We were asked to stop.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.asked() {
+        if self.0.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
         Ok(())

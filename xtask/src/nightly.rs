@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{lab, packages};
+use crate::{lab, packages, sim};
 
 /// Flags of `cargo xtask nightly`.
 #[derive(clap::Args)]
@@ -38,7 +37,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     steps.run("release build", || {
         workspace::run(&mut cargo(["build", "--locked", "--release", "--workspace", "--bins"]))
     });
-    steps.run("many worlds", || worlds(flags.worlds));
+    steps.run("many worlds", || sim::new_worlds(flags.worlds));
     if root {
         steps.run("labs", || lab::check_all(CI_PROFILE));
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));
@@ -61,15 +60,6 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         steps.skip("audit", "cargo-deny is not installed: cargo install cargo-deny");
     }
     steps.finish(None)
-}
-
-/// The simulation's tests over many seeds, none of them run before: the first one is the time.
-fn worlds(count: u32) -> Result<()> {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut command = cargo(["test", "--locked", "-p", "conntracct-sim", "--profile", CI_PROFILE]);
-    command.env("SIM_WORLDS", count.to_string()).env("SIM_SEED", seed.to_string());
-    eprintln!("SIM_WORLDS={count} SIM_SEED={seed}");
-    workspace::run(&mut command)
 }
 
 /// Every target of `fuzz/`, one after the other.

@@ -28,6 +28,7 @@ pub(crate) const LAB: &[Program] = &[
         package: "nftables",
         used_for: "the lab's NAT and independent counters",
     },
+    Program { name: "sqlite3", package: "sqlite3", used_for: "reading the store independently" },
     Program { name: "conntrack", package: "conntrack", used_for: "kernel tests of the node" },
 ];
 

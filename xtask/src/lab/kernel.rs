@@ -33,7 +33,7 @@ pub(crate) fn run(variant: Variant, rounds: u32, interrupt: &Interrupt) -> Resul
     );
     let mut wrong = Vec::new();
     for (gateway, capture) in network.gateways.iter().zip(captures) {
-        let witness = capture.finish(&gateway.netns)?;
+        let witness = capture.finish(dump(&gateway.netns)?)?;
         let counted = rules::read(&gateway.netns)?;
         eprintln!("{}", describe(gateway.name, &witness, &counted));
         wrong.extend(judge(gateway.name, &witness, &counted, done));

@@ -6,9 +6,10 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::threads::outcome;
 use crate::workspace;
 
 /// Every namespace of every lab starts with this; nothing else does.
@@ -72,7 +73,16 @@ impl Netns {
                     .with_context(|| format!("could not enter the namespace {}", self.name))?;
                 inside()
             });
-            thread.join().map_err(|_| anyhow!("a thread in the namespace {} died", self.name))?
+            outcome(thread.join(), "a thread in a namespace")
+        })
+    }
+
+    /// How many conntrack entries it has, without reading them.
+    pub(crate) fn entries(&self) -> Result<u64> {
+        self.enter(|| {
+            let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")
+                .context("could not read nf_conntrack_count")?;
+            text.trim().parse().context("nf_conntrack_count is no number")
         })
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Message {
     Living(Key, Both),
     /// An entry's end with its last counters.
     Ended(Key, Both),
+    /// An entry that was born while the kernel did not count.
+    Uncounted,
     /// A dump is complete; `false` where it was interrupted.
     Done(bool),
 }
@@ -58,12 +60,10 @@ pub(super) fn parse(datagram: &[u8]) -> Result<Vec<Message>> {
         match kind {
             NEW | DELETE => {
                 let attributes = body.get(4..).context("no nfgenmsg in a conntrack message")?;
-                let (key, both) = entry(attributes)?;
-                let ended = kind == DELETE;
-                messages.push(if ended {
-                    Message::Ended(key, both)
-                } else {
-                    Message::Living(key, both)
+                messages.push(match (entry(attributes)?, kind) {
+                    (None, _) => Message::Uncounted,
+                    (Some((key, both)), DELETE) => Message::Ended(key, both),
+                    (Some((key, both)), _) => Message::Living(key, both),
                 });
             }
             NLMSG_DONE => messages.push(Message::Done(flags & DUMP_INTERRUPTED == 0)),
@@ -78,7 +78,10 @@ pub(super) fn parse(datagram: &[u8]) -> Result<Vec<Message>> {
     Ok(messages)
 }
 
-fn entry(attributes: &[u8]) -> Result<(Key, Both)> {
+fn entry(attributes: &[u8]) -> Result<Option<(Key, Both)>> {
+    let (Some(original), Some(reply)) = (amount(attributes, 9)?, amount(attributes, 10)?) else {
+        return Ok(None);
+    };
     let tuple = find(attributes, 1)?.context("an entry has no original tuple")?;
     let ip = find(tuple, 1)?.context("a tuple has no addresses")?;
     let (src, dst) = match (find(ip, 1)?, find(ip, 2)?, find(ip, 3)?, find(ip, 4)?) {
@@ -91,12 +94,12 @@ fn entry(attributes: &[u8]) -> Result<(Key, Both)> {
         _ => bail!("a tuple has no pair of addresses"),
     };
     let proto = find(tuple, 2)?.context("a tuple has no protocol")?;
-    let number =
-        |kind| find(proto, kind)?.map(|value| Ok(u8::from_be_bytes(array(value, 0)?))).transpose();
+    let number = |kind| -> Result<Option<u8>> {
+        find(proto, kind)?.map(|value| Ok(u8::from_be_bytes(array(value, 0)?))).transpose()
+    };
     let port = |kind| -> Result<Option<u16>> {
         find(proto, kind)?.map(|value| Ok(u16::from_be_bytes(array(value, 0)?))).transpose()
     };
-    let number: &dyn Fn(u16) -> Result<Option<u8>> = &number;
     // ICMP: id 4, type 5, code 6; ICMPv6: 7, 8, 9.
     let icmp = |id, kind, code| -> Result<Option<(u16, u16)>> {
         let (Some(id), Some(kind), Some(code)) = (port(id)?, number(kind)?, number(code)?) else {
@@ -115,16 +118,18 @@ fn entry(attributes: &[u8]) -> Result<(Key, Both)> {
     let zone = find(attributes, 18)?.map_or(Ok(0), |v| array(v, 0).map(u16::from_be_bytes))?;
     let proto = number(1)?.context("a tuple has no protocol number")?;
     let key = Key { proto, src, dst, sport, dport, zone, start };
-    Ok((key, Both { original: amount(attributes, 9)?, reply: amount(attributes, 10)? }))
+    Ok(Some((key, Both { original, reply })))
 }
 
-fn amount(attributes: &[u8], kind: u16) -> Result<Amount> {
-    let counters = find(attributes, kind)?.context("an entry has no counters: is acct on?")?;
+fn amount(attributes: &[u8], kind: u16) -> Result<Option<Amount>> {
+    let Some(counters) = find(attributes, kind)? else {
+        return Ok(None);
+    };
     let number = |kind| -> Result<u64> {
         let value = find(counters, kind)?.context("a counter is missing")?;
         array(value, 0).map(u64::from_be_bytes)
     };
-    Ok(Amount { packets: number(1)?, bytes: number(2)? })
+    Ok(Some(Amount { packets: number(1)?, bytes: number(2)? }))
 }
 
 /// The value of the first attribute of this kind.

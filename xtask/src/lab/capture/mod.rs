@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType, netlink, sockopt};
 
 use super::netns::Netns;
-use super::tally::Flows;
+use super::tally::{Flows, Key};
+use crate::threads::outcome;
 use message::Message;
 
 /// The kernel keeps this many bytes of events for us: about 200,000 of them.
@@ -32,7 +33,7 @@ const DATAGRAM: usize = 64 << 10;
 
 /// A running witness.
 pub(crate) struct Capture {
-    gateway: String,
+    place: String,
     stop: Arc<AtomicBool>,
     reader: JoinHandle<Result<Seen>>,
 }
@@ -41,7 +42,7 @@ pub(crate) struct Capture {
 #[derive(Default)]
 struct Seen {
     ended: Flows,
-    when: BTreeMap<super::tally::Key, Instant>,
+    when: BTreeMap<Key, Instant>,
     overflows: u64,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct Witness {
     /// Every flow, ended or living, with its last counters.
     pub(crate) flows: Flows,
     /// When the ends came.
-    pub(crate) ended: BTreeMap<super::tally::Key, Instant>,
+    pub(crate) ended: BTreeMap<Key, Instant>,
     /// How many still lived.
     pub(crate) living: usize,
 }
@@ -59,26 +60,33 @@ pub(crate) struct Witness {
 impl Capture {
     /// Begins to listen in a gateway.
     pub(crate) fn start(gateway: &Netns) -> Result<Self> {
-        let socket = gateway.enter(|| open(DESTROY_GROUP))?;
+        Ok(Self::on(gateway.enter(|| open(DESTROY_GROUP))?, gateway.name()))
+    }
+
+    /// Begins to listen where this thread is.
+    pub(crate) fn here() -> Result<Self> {
+        Ok(Self::on(open(DESTROY_GROUP)?, "this host"))
+    }
+
+    fn on(socket: OwnedFd, place: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
         let reader = std::thread::spawn(move || listen(&socket, &asked));
-        Ok(Self { gateway: gateway.name().to_owned(), stop, reader })
+        Self { place: place.to_owned(), stop, reader }
     }
 
-    /// Takes the last dump, reads what events are left, and gives everything.
+    /// Reads what events are left, and gives everything; `living` is a dump made just now.
     ///
     /// # Errors
     /// The witness lost events, so it cannot testify; or its socket failed.
-    pub(crate) fn finish(self, gateway: &Netns) -> Result<Witness> {
-        let living = dump(gateway)?;
+    pub(crate) fn finish(self, living: Flows) -> Result<Witness> {
         // The events of entries that ended before the dump were queued before its end.
         self.stop.store(true, Ordering::Release);
-        let seen = self.reader.join().map_err(|_| anyhow!("the capture in a gateway died"))??;
+        let seen = outcome(self.reader.join(), "the capture")?;
         if seen.overflows > 0 {
             bail!(
                 "the capture in {} lost events ({} overflows): this run proves nothing",
-                self.gateway,
+                self.place,
                 seen.overflows
             );
         }
@@ -105,6 +113,7 @@ pub(crate) fn dump(gateway: &Netns) -> Result<Flows> {
                     Message::Living(key, both) | Message::Ended(key, both) => {
                         flows.insert(key, both);
                     }
+                    Message::Uncounted => {}
                     Message::Done(complete) => break 'dump complete,
                 }
             }

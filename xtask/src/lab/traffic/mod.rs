@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 
 use super::netns::Netns;
 use super::network::{CLIENT1_V6, Network, SERVER4, SERVER6};
+use crate::threads::outcome;
 use tcp::Connection;
 
 /// Ports of the server, and of client1 for connections the server opens.
@@ -31,6 +32,9 @@ const CLOSED_PORT: u16 = 7003;
 
 /// Short UDP flows a client opens in a round, for each family.
 const UDP_FLOWS: u32 = 150;
+
+/// Flows that live from [`Traffic::start`] to [`Traffic::finish`].
+pub(crate) const LONG_FLOWS: usize = 4;
 
 /// What the programs have done, as they know it themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +64,7 @@ pub(crate) struct Traffic<'n> {
     stop: Arc<AtomicBool>,
     servers: Vec<JoinHandle<Result<()>>>,
     long: Vec<Connection>,
+    held: Vec<Connection>,
     done: Done,
 }
 
@@ -68,21 +73,19 @@ impl<'n> Traffic<'n> {
     /// every round, and one of each that idles until the end.
     pub(crate) fn start(network: &'n Network) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut traffic =
-            Self { network, stop, servers: Vec::new(), long: Vec::new(), done: Done::default() };
+        let mut traffic = Self {
+            network,
+            stop,
+            servers: Vec::new(),
+            long: Vec::new(),
+            held: Vec::new(),
+            done: Done::default(),
+        };
         traffic.serve(&network.server, |stop| tcp::listen(TCP_PORT, stop))?;
         traffic.serve(&network.server, |stop| udp::echo(UDP_PORT, stop))?;
         traffic.serve(&network.server, |stop| udp::swallow(SILENT_PORT, stop))?;
         traffic.serve(&network.client1, |stop| tcp::listen(TCP_PORT, stop))?;
-        for server in [SERVER4, SERVER6] {
-            for client in [&network.client1, &network.client2] {
-                let mut long =
-                    client.enter(|| Connection::open(SocketAddr::new(server, TCP_PORT)))?;
-                traffic.done += long.exchange(1_000, 1_000)?;
-                traffic.done.flows += 1;
-                traffic.long.push(long);
-            }
-        }
+        traffic.long = traffic.open(LONG_FLOWS)?;
         Ok(traffic)
     }
 
@@ -97,6 +100,44 @@ impl<'n> Traffic<'n> {
         Ok(())
     }
 
+    /// Opens connections of both clients and both families, and uses each.
+    fn open(&mut self, count: usize) -> Result<Vec<Connection>> {
+        let clients = [&self.network.client1, &self.network.client2];
+        let mut open = Vec::with_capacity(count);
+        for number in 0..count {
+            let server = if number % 4 < 2 { SERVER4 } else { SERVER6 };
+            let mut connection = clients[number % 2]
+                .enter(|| Connection::open(SocketAddr::new(server, TCP_PORT)))?;
+            self.done += connection.exchange(1_000, 1_000)?;
+            self.done.flows += 1;
+            open.push(connection);
+        }
+        Ok(open)
+    }
+
+    /// Opens connections that stay until [`Traffic::use_held`] closes them.
+    pub(crate) fn hold(&mut self, count: usize) -> Result<()> {
+        let mut more = self.open(count)?;
+        self.held.append(&mut more);
+        Ok(())
+    }
+
+    /// Uses every held connection, then closes all but the first `keep`.
+    pub(crate) fn use_held(&mut self, keep: usize) -> Result<()> {
+        for held in &mut self.held {
+            self.done += held.exchange(3_000, 4_000)?;
+        }
+        self.held.drain(keep.min(self.held.len())..).try_for_each(Connection::close)
+    }
+
+    /// Uses the long flows that work: every second one; the others idle.
+    pub(crate) fn work(&mut self) -> Result<()> {
+        for long in self.long.iter_mut().step_by(2) {
+            self.done += long.exchange(20_000, 30_000)?;
+        }
+        Ok(())
+    }
+
     /// One round: about a second's worth of everything. It is over when all its flows are closed.
     pub(crate) fn round(&mut self) -> Result<()> {
         let network = self.network;
@@ -107,34 +148,26 @@ impl<'n> Traffic<'n> {
                 scope.spawn(|| network.server.enter(opened_by_the_server)),
             ];
             let join = |job: std::thread::ScopedJoinHandle<'_, _>| {
-                job.join().unwrap_or_else(|_| Err(anyhow!("a traffic thread died")))
+                outcome(job.join(), "a thread of the traffic")
             };
             jobs.into_iter().map(join).collect()
         });
         for result in results {
             self.done += result?;
         }
-        // The even ones work, the odd ones idle.
-        for long in self.long.iter_mut().step_by(2) {
-            self.done += long.exchange(20_000, 30_000)?;
-        }
-        Ok(())
-    }
-
-    /// What was done so far.
-    pub(crate) fn done(&self) -> Done {
-        self.done
+        self.work()
     }
 
     /// Uses the long flows a last time, closes everything, ends the servers.
     pub(crate) fn finish(mut self) -> Result<Done> {
+        self.use_held(0)?;
         for mut long in self.long.drain(..) {
             self.done += long.exchange(5_000, 5_000)?;
             long.close()?;
         }
         self.stop.store(true, Ordering::Release);
         for server in self.servers.drain(..) {
-            server.join().map_err(|_| anyhow!("a server thread died"))?.context("a server")?;
+            outcome(server.join(), "a server of the traffic")?;
         }
         Ok(self.done)
     }
