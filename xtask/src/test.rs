@@ -89,7 +89,7 @@ fn nextest() -> Result<Option<String>> {
         return Ok(None);
     }
     let mut command = cargo(["nextest", "run", "--locked", "--workspace", "--no-fail-fast"]);
-    command.args(["--cargo-profile", CI_PROFILE, "--status-level", "slow"]);
+    command.args(["--cargo-profile", CI_PROFILE]);
     command.args(["--color", if std::io::stderr().is_terminal() { "always" } else { "never" }]);
     let mut child = command.stderr(Stdio::piped()).spawn().context("could not start nextest")?;
     let said = child.stderr.take().context("nextest has no standard error")?;

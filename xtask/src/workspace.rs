@@ -14,9 +14,10 @@ pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Where cargo puts what it builds: `CARGO_TARGET_DIR`, else `target` in the root.
+/// Where cargo puts what it builds: `CARGO_TARGET_DIR`, else `target`, seen from the root, where
+/// [`cargo`] runs.
 pub(crate) fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// A cargo command in the workspace's root, the same cargo that runs us.

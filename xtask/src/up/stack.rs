@@ -13,7 +13,7 @@ use super::http;
 use super::process::Running;
 use crate::interrupt::Interrupt;
 use crate::lab::netns::Netns;
-use crate::workspace::{self, cargo};
+use crate::workspace::{self, CI_PROFILE, cargo};
 
 /// Where the aggregator listens for nodes, on every address.
 pub(crate) const PORT: u16 = 4433;
@@ -36,7 +36,13 @@ impl Programs {
     /// Builds both with this profile.
     pub(crate) fn build(profile: &str) -> Result<Self> {
         let mut command = cargo(["build", "--locked", "--profile", profile, "--bins"]);
-        command.args(["-p", "conntracct-node", "-p", "conntracct-aggregator"]);
+        if profile == CI_PROFILE {
+            // As the tests were built just before, so that no dependency is built again with
+            // other features.
+            command.args(["--workspace", "--tests"]);
+        } else {
+            command.args(["-p", "conntracct-node", "-p", "conntracct-aggregator"]);
+        }
         workspace::run(&mut command)?;
         let folder = workspace::target_dir().join(if profile == "dev" { "debug" } else { profile });
         let program = |name| -> Result<PathBuf> {
