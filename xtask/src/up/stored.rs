@@ -1,0 +1,150 @@
+//! What the aggregator has stored, read by a program that is not ours: Debian's `sqlite3`, which
+//! opens the file read-only and adds up the rows of every entry.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::lab::tally::{Amount, Both, Flows, Key};
+use crate::workspace;
+
+/// Everything stored of one node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stored {
+    /// Sums of what the node reported, by entry.
+    pub(crate) raw: Flows,
+    /// Sums of what was counted of it.
+    pub(crate) counted: Both,
+    /// Entries whose end no life of the node saw.
+    pub(crate) unseen: Vec<Key>,
+    /// Entries without an end.
+    pub(crate) open: usize,
+}
+
+/// `RecordFlags::UNSEEN` where the store keeps our marks: above the kernel's 16 status bits.
+const UNSEEN: u32 = 1 << 3 << 16;
+
+/// One line of the query's answer.
+#[derive(Deserialize)]
+struct Line {
+    proto: u8,
+    src: String,
+    dst: String,
+    sport: u16,
+    dport: u16,
+    zone: u16,
+    start: u64,
+    raw_packets_orig: u64,
+    raw_bytes_orig: u64,
+    raw_packets_reply: u64,
+    raw_bytes_reply: u64,
+    packets_orig: u64,
+    bytes_orig: u64,
+    packets_reply: u64,
+    bytes_reply: u64,
+    unseen: u8,
+    ended: u8,
+}
+
+/// Reads everything of one node.
+pub(crate) fn read(file: &Path, node: &str) -> Result<Stored> {
+    if !node.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        bail!("{node:?} is no node name");
+    }
+    let raw = |column: &str| {
+        format!(
+            "o.base_{column} + COALESCE(SUM(COALESCE(f.raw_{column}, f.{column})), 0)
+                AS raw_{column},
+             COALESCE(SUM(f.{column}), 0) AS {column}"
+        )
+    };
+    let sums = ["packets_orig", "bytes_orig", "packets_reply", "bytes_reply"].map(raw).join(", ");
+    let query = format!(
+        "SELECT o.proto, hex(o.src) AS src, hex(o.dst) AS dst, o.sport, o.dport, o.zone,
+                o.raw_start AS start, {sums},
+                COALESCE(MAX(f.flags & {UNSEEN} != 0), 0) AS unseen,
+                o.ended IS NOT NULL AS ended
+         FROM flow_observer o
+         LEFT JOIN flow_all f ON f.entry = o.entry
+         JOIN node n ON n.id = o.node
+         WHERE n.name = '{node}'
+         GROUP BY o.entry"
+    );
+    let mut command = Command::new("sqlite3");
+    command.args(["-readonly", "-json", "-cmd", ".timeout 10000"]).arg(file).arg(query);
+    parse(&workspace::output(&mut command)?)
+}
+
+fn parse(json: &[u8]) -> Result<Stored> {
+    let mut stored = Stored::default();
+    if json.trim_ascii().is_empty() {
+        return Ok(stored); // sqlite3 prints nothing where there is no row.
+    }
+    let lines: Vec<Line> = serde_json::from_slice(json).context("sqlite3's answer")?;
+    for line in lines {
+        let key = Key {
+            proto: line.proto,
+            src: address(&line.src)?,
+            dst: address(&line.dst)?,
+            sport: line.sport,
+            dport: line.dport,
+            zone: line.zone,
+            start: line.start,
+        };
+        let both = |orig: (u64, u64), reply: (u64, u64)| Both {
+            original: Amount { packets: orig.0, bytes: orig.1 },
+            reply: Amount { packets: reply.0, bytes: reply.1 },
+        };
+        let raw = both(
+            (line.raw_packets_orig, line.raw_bytes_orig),
+            (line.raw_packets_reply, line.raw_bytes_reply),
+        );
+        stored.counted +=
+            both((line.packets_orig, line.bytes_orig), (line.packets_reply, line.bytes_reply));
+        if stored.raw.insert(key, raw).is_some() {
+            bail!("the store has two entries of one flow: {key}");
+        }
+        if line.unseen != 0 {
+            stored.unseen.push(key);
+        }
+        if line.ended == 0 {
+            stored.open += 1;
+        }
+    }
+    Ok(stored)
+}
+
+fn address(hex: &str) -> Result<IpAddr> {
+    let number = u128::from_str_radix(hex, 16).context("an address that is no hexadecimal")?;
+    Ok(match hex.len() {
+        8 => IpAddr::from(u32::try_from(number)?.to_be_bytes()),
+        32 => IpAddr::from(number.to_be_bytes()),
+        length => bail!("an address of {length} hexadecimal digits"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_flows() {
+        let line = r#"[{"proto":17,"src":"0A000001","dst":"FD770004000000000000000000000002",
+            "sport":5,"dport":53,"zone":0,"start":1795329473450989123,
+            "raw_packets_orig":3,"packets_orig":2,"raw_bytes_orig":300,"bytes_orig":200,
+            "raw_packets_reply":1,"packets_reply":0,"raw_bytes_reply":100,"bytes_reply":0,
+            "unseen":1,"ended":0}]"#;
+        let stored = parse(line.as_bytes()).unwrap();
+        let (key, raw) = stored.raw.first_key_value().unwrap();
+        assert_eq!(key.src, IpAddr::from([10, 0, 0, 1]));
+        assert_eq!(key.dst.to_string(), "fd77:4::2");
+        assert_eq!(raw.numbers(), [3, 300, 1, 100]);
+        assert_eq!(stored.counted.numbers(), [2, 200, 0, 0]);
+        assert_eq!((stored.unseen.len(), stored.open), (1, 1));
+        assert!(parse(b"").unwrap().raw.is_empty());
+        assert!(address("0A00").is_err());
+    }
+}
