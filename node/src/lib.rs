@@ -11,10 +11,9 @@ pub mod sink;
 pub mod source;
 pub mod spool;
 mod sys;
+pub mod sysctl;
 pub mod tls;
 pub mod uplink {
     //! From the spool to the aggregator.
     pub mod actor;
 }
-pub mod sysctl;
-pub mod uplink;
