@@ -13,6 +13,9 @@ use node::source::{Event, Timed};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+/// The one namespace of every host.
+pub const NETNS: NetnsInode = NetnsInode(4_026_531_840);
+
 /// What really happened to one entry.
 #[derive(Clone, Debug)]
 pub struct Truth {
@@ -123,6 +126,13 @@ impl Kernel {
         }
     }
 
+    /// The node that read this entry's end died before it was durable, or its disk was lost.
+    pub fn forget_end(&mut self, entry: &EntryId) {
+        if let Some(truth) = self.truth.get_mut(entry) {
+            truth.end_seen = false;
+        }
+    }
+
     /// What the socket holds, read at `now`.
     pub fn read_events(&mut self, now: UnixNanos, most: usize) -> Vec<Timed> {
         let at = self.boottime(now);
@@ -139,7 +149,7 @@ impl Kernel {
     /// An entry is born; sometimes one whose tuple was there before.
     pub fn birth(&mut self, now: UnixNanos, rng: &mut SmallRng) {
         let (orig, reply) = tuples(self.host, rng);
-        let netns = NetnsId { inode: NetnsInode(4_026_531_840), boot: self.boot };
+        let netns = NetnsId { inode: NETNS, boot: self.boot };
         if self.live.iter().any(|e| e.id.orig == orig) {
             return;
         }

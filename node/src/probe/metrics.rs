@@ -6,6 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::source::metrics::SourceMetrics;
 use crate::source::{SourceHealth, SweepReport};
 
 /// What the probe counts.
@@ -25,18 +26,8 @@ pub struct ProbeMetrics {
     pub unheard: Counter,
     /// Length of the last sweep.
     pub sweep_nanoseconds: Gauge,
-    /// 1 while the kernel keeps undelivered ends for us.
-    pub reliable_ends: Gauge,
-    /// Ends whose counters were read but dropped.
-    pub dropped_ends: Gauge,
-    /// Bytes of both directions of the dropped ends.
-    pub dropped_bytes: Gauge,
-    /// Times the kernel could not deliver.
-    pub overruns: Gauge,
-    /// Times the guard switched reliable ends off.
-    pub guard_trips: Gauge,
-    /// Messages of the kernel that could not be parsed.
-    pub malformed: Gauge,
+    /// What the source says of itself.
+    pub source: SourceMetrics,
     last: Mutex<SourceHealth>,
 }
 
@@ -51,12 +42,7 @@ impl ProbeMetrics {
         r.register("failures", "Calls to the source that failed", self.failures.clone());
         r.register("unheard", "Messages not taken by a stopped aggregation", self.unheard.clone());
         r.register("sweep_nanoseconds", "Length of the last sweep", self.sweep_nanoseconds.clone());
-        r.register("reliable_ends", "1 while no end can be lost", self.reliable_ends.clone());
-        r.register("dropped_ends", "Ends read but dropped", self.dropped_ends.clone());
-        r.register("dropped_bytes", "Bytes of the ends dropped", self.dropped_bytes.clone());
-        r.register("overruns", "Times the kernel could not deliver", self.overruns.clone());
-        r.register("guard_trips", "Times reliable ends were switched off", self.guard_trips.clone());
-        r.register("malformed", "Kernel messages that made no sense", self.malformed.clone());
+        self.source.register(registry);
     }
 
     /// Takes in a sweep's report.
@@ -68,18 +54,12 @@ impl ProbeMetrics {
         kind.inc();
         let length = report.end.since(report.begin).as_nanos();
         self.sweep_nanoseconds.set(i64::try_from(length).unwrap_or(i64::MAX));
+        self.source.swept(report);
     }
 
     /// Takes in what the source says of itself.
     pub fn health(&self, health: &SourceHealth) {
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.reliable_ends.set(i64::from(health.reliable_ends));
-        self.dropped_ends.set(gauge(health.dropped_ends));
-        let bytes = health.dropped.orig.bytes.plus(health.dropped.reply.bytes);
-        self.dropped_bytes.set(gauge(bytes.get()));
-        self.overruns.set(gauge(health.overruns));
-        self.guard_trips.set(gauge(health.guard_trips));
-        self.malformed.set(gauge(health.malformed));
+        self.source.observe(health);
         *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = *health;
     }
 

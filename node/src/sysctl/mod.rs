@@ -8,6 +8,7 @@
 //! `acct` and `timestamp` take effect for entries born afterwards; `events` = 1 (instead of 2)
 //! makes entries announce their end even where nobody listened when they were born.
 
+pub mod actor;
 mod core;
 pub mod metrics;
 mod state;
