@@ -1,0 +1,6 @@
+//! Integration tests, one binary.
+
+extern crate conntracct_aggregator as aggregator;
+
+#[cfg(test)]
+mod ingest;
