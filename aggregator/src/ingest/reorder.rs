@@ -83,13 +83,7 @@ impl<T> Reorder<T> {
     /// Nothing has arrived yet; everything up to `committed` is in the store.
     #[must_use]
     pub const fn new(committed: Seq, limits: ReorderLimits) -> Self {
-        Self {
-            limits,
-            committed,
-            in_flight: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            bytes: 0,
-        }
+        Self { limits, committed, in_flight: BTreeMap::new(), waiting: BTreeMap::new(), bytes: 0 }
     }
 
     /// Takes a frame of `bytes` bytes. [`Reorder::overflow`] must be asked afterwards.
@@ -222,11 +216,11 @@ impl<T> Reorder<T> {
     /// The first number that neither waits nor is in flight with all before it.
     fn end_of_run(&self) -> Seq {
         let mut next = self.committed.next();
-        let last = |at| {
-            let waiting = self.waiting.get(at).map(|waiting| waiting.last);
-            waiting.or_else(|| self.in_flight.get(at).copied())
+        let last = |at: Seq| {
+            let waiting = self.waiting.get(&at).map(|waiting| waiting.last);
+            waiting.or_else(|| self.in_flight.get(&at).copied())
         };
-        while let Some(last) = last(&next) {
+        while let Some(last) = last(next) {
             next = last.next();
         }
         next
@@ -307,7 +301,7 @@ mod tests {
         assert_eq!(drain(&mut reorder), [1, 2, 3]);
         reorder.returned(Seq(2));
         reorder.place(now, one(4), 1, 4).unwrap();
-        assert_eq!(drain(&mut reorder), []);
+        assert!(drain(&mut reorder).is_empty());
         assert_eq!(reorder.place(now, one(3), 1, 3), Ok(Placed::Duplicate));
         assert_eq!(reorder.place(now, one(2), 1, 2), Ok(Placed::Taken));
         assert_eq!(drain(&mut reorder), [2, 4]);
@@ -369,9 +363,11 @@ mod tests {
                 }
                 let left = LAST - committed;
                 let seq = committed + 1 + (pick as u64 % left);
-                reorder.place(now, one(seq), 10, seq).unwrap();
-                while reorder.overflow().is_some() {}
-                prop_assert!(reorder.waiting() <= frames + in_flight + 1);
+                if !reorder.is_backlogged() {
+                    reorder.place(now, one(seq), 10, seq).unwrap();
+                    while reorder.overflow().is_some() {}
+                }
+                prop_assert!(reorder.waiting() <= frames + 1);
                 while let Some((numbers, frame)) = reorder.pop() {
                     prop_assert_eq!(numbers, one(frame));
                     prop_assert!(open.insert(frame), "{} left twice", frame);

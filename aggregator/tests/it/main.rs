@@ -2,3 +2,7 @@
 
 mod cli;
 mod golden;
+extern crate conntracct_aggregator as aggregator;
+
+#[cfg(test)]
+mod ingest;

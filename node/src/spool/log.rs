@@ -59,8 +59,8 @@ pub(super) struct Loaded {
     pub(super) torn_bytes: u64,
     /// A segment or a gap file has damaged bytes, and what they were is not known.
     pub(super) damaged: bool,
-    /// The last segment's end is damaged: at least one more frame was there.
-    pub(super) damaged_end: bool,
+    /// The last segment's end is damaged: at least the frame of this number was there.
+    pub(super) damaged_end: Option<Seq>,
 }
 
 impl EpochLog {
@@ -93,7 +93,7 @@ impl EpochLog {
             match *name {
                 Name::Segment(of, first) if of == epoch => segments.push((first.0, *len)),
                 Name::Gap(of, first) if of == epoch => {
-                    loaded.damaged |= !log.load_gap(disk, first, *len);
+                    loaded.damaged |= !log.load_gap(disk, first, *len)?;
                 }
                 _ => {}
             }
@@ -101,7 +101,7 @@ impl EpochLog {
         segments.sort_unstable();
         let newest = segments.last().map(|(first, _)| *first);
         for (first, len) in segments {
-            let end = log.load_segment(disk, first, len, &mut loaded, &mut frame);
+            let end = log.load_segment(disk, first, len, &mut loaded, &mut frame)?;
             let kept = match end {
                 End::Whole => len,
                 End::Torn(at) if Some(first) == newest => {
@@ -114,7 +114,9 @@ impl EpochLog {
                 }
                 End::Torn(_) | End::Damaged(_) => {
                     loaded.damaged = true;
-                    loaded.damaged_end = Some(first) == newest;
+                    if Some(first) == newest {
+                        loaded.damaged_end = Some(log.last_readable().next().max(Seq(first)));
+                    }
                     len
                 }
             };
@@ -124,15 +126,15 @@ impl EpochLog {
         Ok((log, loaded))
     }
 
-    fn load_gap<D: Disk>(&mut self, disk: &D, first: Seq, len: u64) -> bool {
+    fn load_gap<D: Disk>(&mut self, disk: &D, first: Seq, len: u64) -> io::Result<bool> {
         let name = Name::Gap(self.epoch, first).to_string();
-        let Some(gap) = read_frame(disk, &name, 0, len) else { return false };
+        let Some(gap) = read_frame(disk, &name, 0, len)? else { return Ok(false) };
         match Span::of(&gap) {
             Ok(span) if span.first == first => {
                 self.gaps.insert(first.0, GapFile { last: span.last.0, len });
-                true
+                Ok(true)
             }
-            _ => false,
+            _ => Ok(false),
         }
     }
 
@@ -143,10 +145,9 @@ impl EpochLog {
         len: u64,
         loaded: &mut Loaded,
         frame: &mut impl FnMut(Span, &Frame),
-    ) -> End {
+    ) -> io::Result<End> {
         let name = Name::Segment(self.epoch, Seq(first)).to_string();
-        let bytes = usize::try_from(len).ok().and_then(|len| disk.read(&name, 0, len).ok());
-        let Some(bytes) = bytes else { return End::Damaged(0) };
+        let Some(bytes) = read(disk, &name, 0, len)? else { return Ok(End::Damaged(0)) };
         let mut expected_offset = 0;
         let end = walk(&Bytes::from(bytes), |Found { span, offset, frame: found }| {
             let after = self.slots.back().map_or(0, |slot| slot.span.last.0);
@@ -159,7 +160,7 @@ impl EpochLog {
                 frame(span, &found);
             }
         });
-        end
+        Ok(end)
     }
 
     /// The last number that is readable or stood for by a gap, or known to have been given.
@@ -275,8 +276,12 @@ impl EpochLog {
     }
 
     /// The frame that stands for `seq`: a gap file's, else the spooled one. `None` where there
-    /// is none or it cannot be read back.
-    pub(super) fn read<D: Disk>(&self, disk: &D, seq: Seq) -> Option<(Span, Frame)> {
+    /// is none or its bytes are lost.
+    pub(super) fn read<D: Disk>(
+        &self,
+        disk: &D,
+        seq: Seq,
+    ) -> io::Result<Option<(Span, Frame)>> {
         let gap = self.gaps.range(..=seq.0).next_back().filter(|(_, gap)| gap.last >= seq.0);
         let frame = match gap {
             Some((first, gap)) => {
@@ -285,16 +290,17 @@ impl EpochLog {
             }
             None => self.read_spooled(disk, seq)?,
         };
-        let span = Span::of(&frame).ok()?;
-        (span.first <= seq && seq <= span.last).then_some((span, frame))
+        let Some(frame) = frame else { return Ok(None) };
+        let span = Span::of(&frame).ok();
+        let span = span.filter(|span| span.first <= seq && seq <= span.last);
+        Ok(span.map(|span| (span, frame)))
     }
 
-    /// The frame as it was spooled, whatever took its place.
-    pub(super) fn read_spooled<D: Disk>(&self, disk: &D, seq: Seq) -> Option<Frame> {
-        let slot = self.slots.get(self.slots.partition_point(|slot| slot.span.last < seq))?;
-        if slot.span.first > seq {
-            return None;
-        }
+    fn read_spooled<D: Disk>(&self, disk: &D, seq: Seq) -> io::Result<Option<Frame>> {
+        let place = self.slots.partition_point(|slot| slot.span.last < seq);
+        let Some(slot) = self.slots.get(place).filter(|slot| slot.span.first <= seq) else {
+            return Ok(None);
+        };
         let name = Name::Segment(self.epoch, Seq(slot.segment)).to_string();
         read_frame(disk, &name, slot.offset, slot.len)
     }
@@ -380,7 +386,28 @@ fn write<D: Disk>(
     disk.sync(name)
 }
 
-fn read_frame<D: Disk>(disk: &D, name: &str, offset: u64, len: u64) -> Option<Frame> {
-    let len = usize::try_from(len).ok().filter(|len| *len <= wire::frame::MAX_FRAME)?;
-    Frame::parse(Bytes::from(disk.read(name, offset, len).ok()?)).ok()
+/// A frame from a file; `None` where its bytes are lost.
+fn read_frame<D: Disk>(disk: &D, name: &str, offset: u64, len: u64) -> io::Result<Option<Frame>> {
+    if len > wire::frame::MAX_FRAME as u64 {
+        return Ok(None);
+    }
+    let bytes = read(disk, name, offset, len)?;
+    Ok(bytes.and_then(|bytes| Frame::parse(Bytes::from(bytes)).ok()))
+}
+
+/// Bytes of a file; `None` where they are lost. Any other error may pass (too many open files),
+/// and must not cost a frame.
+fn read<D: Disk>(disk: &D, name: &str, offset: u64, len: u64) -> io::Result<Option<Vec<u8>>> {
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    match disk.read(name, offset, len) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) => {
+            let gone = matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
+            );
+            let rotten = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+            if gone || rotten { Ok(None) } else { Err(error) }
+        }
+    }
 }

@@ -46,7 +46,7 @@ use std::collections::VecDeque;
 use flow::table::{Baseline, DurableSweep};
 use flow::{BootId, BootNanos, Counters, Epoch, FlowNo, Seq, StoreId, UnixNanos};
 use wire::batch;
-use wire::frame::{Frame, Kind};
+use wire::frame::Frame;
 use wire::gap::{Gap, GapReason};
 
 pub use self::config::SpoolConfig;
@@ -269,7 +269,7 @@ impl<D: Disk> Spool<D> {
     /// one of a frame that waits.
     ///
     /// # Errors
-    /// When such a gap could not be written.
+    /// When such a gap could not be written, or reading failed in a way that may pass.
     pub fn frame(
         &mut self,
         epoch: Epoch,
@@ -277,7 +277,8 @@ impl<D: Disk> Spool<D> {
         wall: UnixNanos,
     ) -> Result<Option<Stored>, SpoolError> {
         let Some(log) = self.log(epoch).filter(|log| log.is_waiting(seq)) else { return Ok(None) };
-        if let Some((span, frame)) = log.read(&self.disk, seq) {
+        let read = log.read(&self.disk, seq).map_err(SpoolError::disk("a frame"))?;
+        if let Some((span, frame)) = read {
             return Ok(Some(Stored { span, frame }));
         }
         let span = Span { first: seq, last: seq };
@@ -358,13 +359,15 @@ impl<D: Disk> Spool<D> {
         wall: UnixNanos,
     ) -> Result<(), SpoolError> {
         let Some(log) = self.log(epoch).filter(|log| log.is_waiting(seq)) else { return Ok(()) };
-        let Some((span, frame)) = log.read(&self.disk, seq) else { return Ok(()) };
-        if frame.header.kind == Kind::GAP && span.first != span.last {
-            // A gap over several numbers carries nothing that a copy would save.
-            return self.put_gap(epoch, span, GapReason::Rejected, wall, reason).map(drop);
-        }
-        let name = Name::Rejected(epoch, seq);
-        let kept = self.rejected.keep(&mut self.disk, name, &frame, self.config.rejected_bytes);
+        let read = log.read(&self.disk, seq).map_err(SpoolError::disk("a frame"))?;
+        let limit = self.config.rejected_bytes;
+        let (span, kept) = match read {
+            Some((span, frame)) => {
+                let name = Name::Rejected(epoch, span.first);
+                (span, self.rejected.keep(&mut self.disk, name, &frame, limit))
+            }
+            None => (Span { first: seq, last: seq }, false),
+        };
         let note = if kept { reason.to_owned() } else { format!("{reason} (no copy kept)") };
         self.put_gap(epoch, span, GapReason::Rejected, wall, &note)?;
         self.totals.rejected += 1;
@@ -633,3 +636,6 @@ fn durable_after(frame: &Frame) -> Option<DurableSweep> {
 
 const UNREADABLE: &str = "the frame could not be read back from the spool";
 const FORGOTTEN: &str = "the frame was acknowledged and forgotten before the store was restored";
+
+#[cfg(test)]
+mod tests;

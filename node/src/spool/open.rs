@@ -195,10 +195,8 @@ impl<D: Disk> Opening<D> {
         report: &mut OpenReport,
     ) -> Result<EpochLog, SpoolError> {
         let (mut log, loaded) = EpochLog::load(&mut self.disk, epoch, acked, files, |_, _| {})
-            .map_err(SpoolError::disk("the end of a segment"))?;
-        if loaded.damaged_end {
-            log.raise_floor(log.last().next());
-        }
+            .map_err(SpoolError::disk("segments"))?;
+        log.raise_floor(loaded.damaged_end.unwrap_or(Seq::NONE));
         report.torn_bytes += loaded.torn_bytes;
         Ok(log)
     }
@@ -233,12 +231,10 @@ impl<D: Disk> Opening<D> {
                     None => undecodable += 1,
                 }
             })
-            .map_err(SpoolError::disk("the end of a segment"))?;
+            .map_err(SpoolError::disk("segments"))?;
         log.raise_floor(after);
         let end = ended(&log, &loaded, after, checkpoint_lost, undecodable);
-        if loaded.damaged_end {
-            log.raise_floor(log.last().next());
-        }
+        log.raise_floor(loaded.damaged_end.unwrap_or(Seq::NONE));
         Ok(Found { log, end, loaded, checkpoint, baselines, boot })
     }
 
@@ -324,7 +320,7 @@ fn ended(
     let unreadable = log.missing(log.acked.next(), last, true).iter().map(Span::count).sum::<u64>();
     let unfolded = log.missing(checkpoint.next(), last, false);
     if loaded.damaged || unreadable > 0 || undecodable > 0 {
-        let unreadable = unreadable + undecodable + u64::from(loaded.damaged_end);
+        let unreadable = unreadable + undecodable + u64::from(loaded.damaged_end.is_some());
         return Some(NewEpochReason::Damaged { unreadable });
     }
     if checkpoint_lost {

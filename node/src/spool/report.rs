@@ -199,7 +199,7 @@ pub enum SpoolError {
         needed: u64,
     },
     /// The disk is full. Nothing is left of what was tried; growth waits.
-    #[error("the disk of the spool is full, tried to write {what}; make room on it")]
+    #[error("no room on the spool's disk for {what}; make room on it")]
     NoSpace {
         /// What was being written.
         what: &'static str,
@@ -208,7 +208,7 @@ pub enum SpoolError {
         error: io::Error,
     },
     /// The disk failed otherwise.
-    #[error("the disk of the spool failed, tried to write {what}")]
+    #[error("the spool's disk failed, tried to read or write {what}")]
     Disk {
         /// What was being done.
         what: &'static str,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use flow::Seq;
 use thiserror::Error;
 use wire::batch::{self, BatchError};
-use wire::frame::{Frame, FrameError, HEADER_LEN, Header, Kind, MAGIC};
+use wire::frame::{Frame, FrameError, HEADER_LEN, Header, Kind, MAGIC, digest_of};
 use wire::gap::{Gap, GapError};
 
 /// The numbers a frame stands for: equal but for a gap over several.
@@ -133,7 +133,8 @@ fn search(bytes: &Bytes, from: usize, searches: &mut u32) -> Option<usize> {
 fn is_torn(bytes: &[u8], at: usize) -> bool {
     let rest = bytes.get(at..).unwrap_or_default();
     let short = match Header::peek(rest) {
-        Ok(header) => rest.len() < header.frame_len(),
+        // A frame that is whole but for a wrong length is damage.
+        Ok(header) => rest.len() < header.frame_len() && !is_whole(&header, rest),
         Err(FrameError::Truncated { .. }) => {
             let n = rest.len().min(MAGIC.len());
             rest.len() < HEADER_LEN && rest.get(..n) == MAGIC.get(..n)
@@ -142,6 +143,13 @@ fn is_torn(bytes: &[u8], at: usize) -> bool {
     };
     let last_sector = rest.get(rest.len().saturating_sub(SECTOR)..).unwrap_or_default();
     short || last_sector.iter().all(|byte| *byte == 0)
+}
+
+/// Whether all of `rest` is one frame by its digest, whatever its length field says.
+fn is_whole(header: &Header, rest: &[u8]) -> bool {
+    let body = rest.get(HEADER_LEN..).unwrap_or_default();
+    let length = u32::try_from(body.len());
+    length.is_ok_and(|length| digest_of(header.kind, length, body) == header.digest)
 }
 
 /// Digests computed in vain per segment before the rest is given up.
