@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod count;
+pub mod ingest;
 pub mod pipeline;
 pub mod pki;
 pub mod store;

@@ -52,8 +52,10 @@ impl ClockWatch {
         let Some(offset) = offset else { return Told::Nothing };
         let latest = ClockOffset::between(sent, received).0;
         let tolerance = nanos(TOLERANCE);
-        let (low, high) =
-            (latest.saturating_sub(nanos(rtt)).saturating_sub(tolerance), latest.saturating_add(tolerance));
+        let (low, high) = (
+            latest.saturating_sub(nanos(rtt)).saturating_sub(tolerance),
+            latest.saturating_add(tolerance),
+        );
         if (low..=high).contains(&offset) {
             self.misfits = 0;
             let offset = ClockOffset(offset);

@@ -140,6 +140,7 @@ impl RefuseLabel {
             RefuseReason::Unavailable => "unavailable",
             RefuseReason::TooManyNodes => "too_many_nodes",
             RefuseReason::Malformed => "malformed",
+            RefuseReason::Unknown => "unknown",
         }
     }
 }

@@ -4,9 +4,8 @@
 //! address before we spend a handshake on it (RFC 9000 section 8.1.2). It costs a round trip, so
 //! it is asked for under load only.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-
-use hashbrown::HashMap;
 
 /// Bounds of a [`Gate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +60,7 @@ impl Gate {
         if self.pending >= limits.pending || of_address >= limits.per_address {
             return Verdict::Refuse;
         }
-        let loaded =
-            self.pending >= limits.retry_above || of_address >= limits.retry_per_address;
+        let loaded = self.pending >= limits.retry_above || of_address >= limits.retry_per_address;
         if loaded && !proven {
             return Verdict::Retry;
         }
@@ -99,7 +97,8 @@ mod tests {
         let limits =
             GateLimits { pending: 5, retry_above: 4, per_address: 3, retry_per_address: 2 };
         let mut gate = Gate::new(limits);
-        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        let (a, b): (IpAddr, IpAddr) =
+            ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
         assert_eq!(gate.arrived(a, false), Verdict::Enter);
         assert_eq!(gate.arrived("::ffff:192.0.2.1".parse().unwrap(), false), Verdict::Enter);
         assert_eq!(gate.arrived(a, false), Verdict::Retry);

@@ -83,13 +83,7 @@ impl<T> Reorder<T> {
     /// Nothing has arrived yet; everything up to `committed` is in the store.
     #[must_use]
     pub const fn new(committed: Seq, limits: ReorderLimits) -> Self {
-        Self {
-            limits,
-            committed,
-            in_flight: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            bytes: 0,
-        }
+        Self { limits, committed, in_flight: BTreeMap::new(), waiting: BTreeMap::new(), bytes: 0 }
     }
 
     /// Takes a frame of `bytes` bytes. [`Reorder::overflow`] must be asked afterwards.
@@ -222,11 +216,11 @@ impl<T> Reorder<T> {
     /// The first number that neither waits nor is in flight with all before it.
     fn end_of_run(&self) -> Seq {
         let mut next = self.committed.next();
-        let last = |at| {
-            let waiting = self.waiting.get(at).map(|waiting| waiting.last);
-            waiting.or_else(|| self.in_flight.get(at).copied())
+        let last = |at: Seq| {
+            let waiting = self.waiting.get(&at).map(|waiting| waiting.last);
+            waiting.or_else(|| self.in_flight.get(&at).copied())
         };
-        while let Some(last) = last(&next) {
+        while let Some(last) = last(next) {
             next = last.next();
         }
         next

@@ -1,9 +1,9 @@
 //! Who is connected: one live session a node. A pure core: no I/O, `now` an argument.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use flow::{Epoch, NodeName};
-use hashbrown::HashMap;
 
 /// One session, for as long as this process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
