@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(drain(&mut reorder), [1, 2, 3]);
         reorder.returned(Seq(2));
         reorder.place(now, one(4), 1, 4).unwrap();
-        assert_eq!(drain(&mut reorder), []);
+        assert!(drain(&mut reorder).is_empty());
         assert_eq!(reorder.place(now, one(3), 1, 3), Ok(Placed::Duplicate));
         assert_eq!(reorder.place(now, one(2), 1, 2), Ok(Placed::Taken));
         assert_eq!(drain(&mut reorder), [2, 4]);
@@ -363,9 +363,11 @@ mod tests {
                 }
                 let left = LAST - committed;
                 let seq = committed + 1 + (pick as u64 % left);
-                reorder.place(now, one(seq), 10, seq).unwrap();
-                while reorder.overflow().is_some() {}
-                prop_assert!(reorder.waiting() <= frames + in_flight + 1);
+                if !reorder.is_backlogged() {
+                    reorder.place(now, one(seq), 10, seq).unwrap();
+                    while reorder.overflow().is_some() {}
+                }
+                prop_assert!(reorder.waiting() <= frames + 1);
                 while let Some((numbers, frame)) = reorder.pop() {
                     prop_assert_eq!(numbers, one(frame));
                     prop_assert!(open.insert(frame), "{} left twice", frame);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flow::NodeName;
@@ -38,10 +38,15 @@ pub enum SerialProblem {
 #[derive(Debug)]
 pub struct IssuedList {
     dir: PathBuf,
+    /// The file as it was when it was last read.
+    seen: Mutex<Stamp>,
     serials: watch::Sender<Arc<Serials>>,
 }
 
 type Serials = HashMap<Serial, (NodeName, bool)>;
+
+/// What changes whenever the file is replaced: inode, time of change, length.
+type Stamp = Option<(u64, i64, i64, u64)>;
 
 impl IssuedList {
     /// How often [`IssuedList::follow`] looks at the file.
@@ -52,8 +57,9 @@ impl IssuedList {
     /// # Errors
     /// When it is missing, unreadable or damaged.
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
+        let seen = Mutex::new(stamp(dir));
         let (serials, _) = watch::channel(Arc::new(read(dir)?));
-        Ok(Self { dir: dir.to_owned(), serials })
+        Ok(Self { dir: dir.to_owned(), seen, serials })
     }
 
     /// Reads it again; sessions whose serial is no longer good close at once.
@@ -61,16 +67,25 @@ impl IssuedList {
     /// # Errors
     /// When it cannot be read: the list before stays in force.
     pub fn reload(&self) -> Result<(), IssuedError> {
+        *self.seen() = stamp(&self.dir);
         let fresh = read(&self.dir)?;
         self.serials.send_replace(Arc::new(fresh));
         Ok(())
     }
 
-    /// Whether a certificate opens the door now.
+    /// Whether a certificate opens the door now. A serial that is not known makes it look at the
+    /// file once more, so that a bundle works as soon as it is issued.
     ///
     /// # Errors
     /// When it was revoked, or was never issued to that name.
     pub fn check(&self, peer: &Peer) -> Result<(), SerialProblem> {
+        match self.look_up(peer) {
+            Err(SerialProblem::Unknown) if self.catch_up() => self.look_up(peer),
+            known => known,
+        }
+    }
+
+    fn look_up(&self, peer: &Peer) -> Result<(), SerialProblem> {
         match self.serials.borrow().get(&peer.serial) {
             Some((name, revoked)) if *name == peer.node => {
                 if *revoked {
@@ -81,6 +96,28 @@ impl IssuedList {
             }
             _ => Err(SerialProblem::Unknown),
         }
+    }
+
+    /// Reloads the list if its file has changed; whether there is a new one.
+    fn catch_up(&self) -> bool {
+        if stamp(&self.dir) == *self.seen() {
+            return false;
+        }
+        match self.reload() {
+            Ok(()) => {
+                tracing::info!(certificates = self.len(), "issued list reloaded");
+                true
+            }
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, source, "issued list not reloaded");
+                false
+            }
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Stamp> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Certificates listed, revoked ones included.
@@ -97,23 +134,11 @@ impl IssuedList {
 
     /// Reloads the list whenever its file changes, until the future is dropped.
     pub async fn follow(&self) {
-        let mut seen = stamp(&self.dir);
         let mut look = tokio::time::interval(Self::LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            let now = stamp(&self.dir);
-            if now == seen {
-                continue;
-            }
-            seen = now;
-            match self.reload() {
-                Ok(()) => tracing::info!(certificates = self.len(), "issued list reloaded"),
-                Err(error) => {
-                    let source = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(%error, source, "issued list not reloaded");
-                }
-            }
+            self.catch_up();
         }
     }
 
@@ -145,8 +170,7 @@ fn read(dir: &Path) -> Result<Serials, PkiError> {
         .collect())
 }
 
-/// What changes whenever the file is replaced.
-fn stamp(dir: &Path) -> Option<(u64, i64, i64, u64)> {
+fn stamp(dir: &Path) -> Stamp {
     let meta = fs::metadata(dir.join(ISSUED)).ok()?;
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
 }

@@ -1,0 +1,5 @@
+//! Ingest over real QUIC on loopback.
+
+mod fleet;
+mod refusals;
+mod sessions;
