@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use daemon::config::{Flags, Span};
 
+use crate::pki::PkiCommand;
+
 /// Takes the flow records of many gateways and stores each flow once.
 ///
 /// Without a command it runs: nodes connect over QUIC with their certificates, what they send is
@@ -99,6 +101,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Show stored flows, or new ones as they are stored
     Flows(FlowsArgs),
+    /// Make and manage the certificates of the aggregator and its nodes
+    Pki(PkiCommand),
     /// Bring the store to this program's version
     Migrate(MigrateArgs),
     /// Say whether the configuration is right, and which file it came from
@@ -255,6 +259,9 @@ const AFTER_HELP: &str = "--help says more, with examples.";
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
+  conntracct-aggregator pki init --san flows.example.net
+  conntracct-aggregator pki issue gw1
+      make certificates first; the second writes gw1.bundle, for `conntracct-node join`
   conntracct-aggregator --store sqlite:/data/flows.db
       run, with the store in a file of your choice
   conntracct-aggregator report --by dst --last 24h

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use daemon::config::Flags;
 
+use crate::join::JoinCommand;
+
 /// Streams this gateway's exact conntrack counters to an aggregator.
 ///
 /// Without a command it runs: reads every connection's counters from the kernel at each interval,
@@ -91,9 +93,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", help_heading = "Reading")]
     pub interval: Option<String>,
 
-    /// Network namespaces to read: own, all or paths [default: own]
+    /// Network namespaces to read: own, all, or names or paths [default: own]
     ///
-    /// Paths look like /run/netns/NAME; commas between several. [env: CONNTRACCT_NETNS]
+    /// Names are those of `ip netns`, paths are absolute; commas between several.
+    /// [env: CONNTRACCT_NETNS]
     #[arg(long, value_name = "NETNS", value_delimiter = ',', help_heading = "Reading")]
     pub netns: Vec<String>,
 
@@ -145,28 +148,13 @@ pub enum Command {
     /// Say whether the configuration is right, and which file it came from
     CheckConfig,
     /// Install the keys that `conntracct-aggregator pki issue NAME` wrote for this node
-    Join(JoinArgs),
+    Join(JoinCommand),
     /// Show the live connections of the running node
     Flows(FlowsArgs),
     /// Put the conntrack sysctls back to what they were before the node changed them
     RestoreSysctls,
     /// Show version, commit and compiler
     Version,
-}
-
-/// Arguments of `join`.
-#[derive(Debug, Args)]
-pub struct JoinArgs {
-    /// The bundle: one file with the authority's certificate, the node's certificate and its key
-    pub bundle: PathBuf,
-
-    /// Where to install
-    #[arg(long, value_name = "DIR", default_value = "/etc/conntracct/pki")]
-    pub dir: PathBuf,
-
-    /// Replace keys that are there already
-    #[arg(long)]
-    pub force: bool,
 }
 
 /// Arguments of `flows`.

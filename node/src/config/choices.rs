@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::config::{ConfigError, Origins, Span, Strings};
-use flow::{NodeName, UnixNanos};
+use flow::NodeName;
+
+use crate::netns::NetnsChoice;
 
 /// Where readings come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,17 +18,6 @@ pub enum SourceChoice {
     Netlink,
     /// A recording.
     Replay(PathBuf),
-}
-
-/// Whose connections are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Netns {
-    /// Those of the network namespace that the node runs in.
-    Own,
-    /// Those of every namespace of the machine.
-    All,
-    /// Those of these namespaces (paths like `/run/netns/NAME`).
-    Paths(Vec<PathBuf>),
 }
 
 /// The address of an aggregator. The host may be a name: it is looked up at each attempt.
@@ -67,14 +58,6 @@ impl Interval {
     #[must_use]
     pub const fn length(self) -> Duration {
         self.0
-    }
-
-    /// How long from `now` to the next multiple of the interval since 1970; never zero.
-    #[must_use]
-    pub fn until_next(self, now: UnixNanos) -> Duration {
-        let length = i64::try_from(self.0.as_nanos()).unwrap_or(i64::MAX);
-        let left = length - now.get().rem_euclid(length);
-        Duration::from_nanos(left.unsigned_abs())
     }
 }
 
@@ -122,21 +105,29 @@ pub(super) fn source(text: &str, origins: &Origins) -> Result<SourceChoice, Conf
     }
 }
 
-pub(super) fn netns(list: &Strings, origins: &Origins) -> Result<Netns, ConfigError> {
+pub(super) fn netns(list: &Strings, origins: &Origins) -> Result<NetnsChoice, ConfigError> {
     let words: Vec<&str> = list.0.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["own"] => Ok(Netns::Own),
-        ["all"] => Ok(Netns::All),
-        paths if !paths.is_empty() && paths.iter().all(|path| path.starts_with('/')) => {
-            Ok(Netns::Paths(paths.iter().map(PathBuf::from).collect()))
+        ["own"] => Ok(NetnsChoice::Own),
+        ["all"] => Ok(NetnsChoice::All),
+        names if !names.is_empty() && names.iter().all(|name| is_namespace(name)) => {
+            Ok(NetnsChoice::Listed(list.0.clone()))
         }
         _ => {
             let problem = format!(
-                "is {words:?}, but must be own, all, or absolute paths like \"/run/netns/NAME\""
+                "is {words:?}, but must be own, all, or namespaces: names as `ip netns` shows them, or \
+                 absolute paths"
             );
             Err(origins.bad("netns", problem))
         }
     }
+}
+
+/// A name under `/run/netns`, or an absolute path; not one of the words with a meaning.
+fn is_namespace(text: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let named = !text.is_empty() && text.chars().all(is_name);
+    text.starts_with('/') || (named && text != "own" && text != "all")
 }
 
 pub(super) fn peers(list: &Strings, origins: &Origins) -> Result<Vec<Peer>, ConfigError> {
@@ -176,14 +167,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sweeps_line_up_with_the_wall_clock() {
-        let ten = Interval::new(Duration::from_secs(10)).unwrap();
-        let at = |nanos| ten.until_next(UnixNanos(nanos));
-        assert_eq!(at(1_600_000_003_000_000_000), Duration::from_secs(7));
-        assert_eq!(at(1_600_000_000_000_000_000), Duration::from_secs(10), "never zero");
-        assert_eq!(at(1_600_000_009_999_999_999), Duration::from_nanos(1));
-        assert_eq!(at(-1), Duration::from_nanos(1), "a clock before 1970");
+    fn intervals_have_bounds() {
         assert_eq!(Interval::new(Duration::from_millis(999)), None);
+        assert_eq!(Interval::new(Duration::from_secs(1)).unwrap().length().as_secs(), 1);
         assert_eq!(Interval::new(Duration::from_secs(3601)), None);
     }
 

@@ -11,7 +11,10 @@ use daemon::http::{Listener, TokenRule};
 use daemon::log;
 use flow::NodeName;
 
-pub use choices::{Interval, Netns, Peer, SourceChoice};
+use crate::netns::NetnsChoice;
+use crate::tls::IdentityPaths;
+
+pub use choices::{Interval, Peer, SourceChoice};
 pub use raw::{RawConfig, RawLimits, RawSysctl, RawTls};
 
 /// A legal configuration.
@@ -28,7 +31,7 @@ pub struct Config {
     /// A file that gets everything the source reads.
     pub record: Option<PathBuf>,
     /// Whose connections are read.
-    pub netns: Netns,
+    pub netns: NetnsChoice,
     /// Time between sweeps.
     pub interval: Interval,
     /// Whether a store other than the one known is taken, once.
@@ -36,7 +39,7 @@ pub struct Config {
     /// Where spool, sysctl originals and token are kept.
     pub state_dir: PathBuf,
     /// Keys towards the aggregator.
-    pub keys: KeyFiles,
+    pub keys: IdentityPaths,
     /// What is done to sysctls.
     pub sysctl: Sysctl,
     /// The HTTP listener, if there is one.
@@ -45,17 +48,6 @@ pub struct Config {
     pub limits: Limits,
     /// Logs.
     pub log: log::Settings,
-}
-
-/// The three files of the node's identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyFiles {
-    /// The authority's certificate.
-    pub ca: PathBuf,
-    /// The node's certificate.
-    pub cert: PathBuf,
-    /// The node's private key.
-    pub key: PathBuf,
 }
 
 /// What is done to `nf_conntrack_*` sysctls.
@@ -125,7 +117,7 @@ impl Config {
             netns: choices::netns(&raw.netns, &origins)?,
             interval: choices::interval(raw.interval, &origins)?,
             accept_new_store: raw.accept_new_store,
-            keys: KeyFiles {
+            keys: IdentityPaths {
                 ca: raw.tls.ca.clone(),
                 cert: raw.tls.cert.clone(),
                 key: raw.tls.key.clone(),

@@ -8,6 +8,7 @@ use daemon::log::RawLog;
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
+use crate::tls::IdentityPaths;
 
 /// A configuration file of the node. Values first, then tables: TOML wants it so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,11 +101,8 @@ pub struct RawTls {
 
 impl Default for RawTls {
     fn default() -> Self {
-        Self {
-            ca: "/etc/conntracct/pki/ca.pem".into(),
-            cert: "/etc/conntracct/pki/node.pem".into(),
-            key: "/etc/conntracct/pki/node.key".into(),
-        }
+        let IdentityPaths { ca, cert, key } = IdentityPaths::default();
+        Self { ca, cert, key }
     }
 }
 

@@ -35,7 +35,7 @@ fn defaults_are_those_of_the_limits_table() {
     assert_eq!(config.name.to_string(), "gw-1");
     assert_eq!(config.aggregators, []);
     assert_eq!(config.interval.length().as_secs(), 10);
-    assert_eq!(config.netns, Netns::Own);
+    assert_eq!(config.netns, NetnsChoice::Own);
     assert_eq!(config.state_dir, Path::new("/var/lib/conntracct-node"));
     let limits = Limits {
         live_flows: 1_048_576,
@@ -88,13 +88,13 @@ fn every_flag_arrives() {
         config.aggregators.iter().map(Peer::to_string).collect::<Vec<_>>(),
         ["a:1", "[::1]:2"]
     );
-    let keys = KeyFiles { ca: "/ca".into(), cert: "/cert".into(), key: "/key".into() };
+    let keys = IdentityPaths { ca: "/ca".into(), cert: "/cert".into(), key: "/key".into() };
     assert_eq!(config.keys, keys);
     assert!(config.accept_new_store);
     assert_eq!(config.source, SourceChoice::Netlink);
     assert_eq!(config.record.as_deref(), Some(Path::new("/rec")));
     assert_eq!(config.interval.length().as_secs(), 5, "the flag beats the environment");
-    assert_eq!(config.netns, Netns::Paths(vec!["/run/netns/a".into(), "/run/netns/b".into()]));
+    assert_eq!(config.netns, NetnsChoice::Listed(vec!["/run/netns/a".into(), "/run/netns/b".into()]));
     assert_eq!(config.name.to_string(), "x");
     assert_eq!(config.state_dir, Path::new("/state"));
     assert_eq!(config.http.unwrap().addresses, ["127.0.0.1:9".parse().unwrap()]);
@@ -129,7 +129,7 @@ fn what_is_not_legal_is_named_with_what_is() {
             &["--source", "ebpf"],
             "--source: `source` is \"ebpf\", but must be auto, netlink or replay",
         ),
-        (&["--netns", "mine"], "--netns: `netns` is [\"mine\"], but must be own, all, or absolute"),
+        (&["--netns", "own,x"], "--netns: `netns` is [\"own\", \"x\"], but must be own, all, or namespa"),
         (
             &["--aggregator", "host"],
             "--aggregator: `aggregator` is \"host\", but must be HOST:PORT",
