@@ -3,5 +3,5 @@
 pub mod count;
 pub mod pipeline;
 pub mod pki;
-pub mod tls;
 pub mod store;
+pub mod tls;

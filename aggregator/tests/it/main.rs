@@ -1,0 +1,7 @@
+//! The aggregator's integration tests, in one binary.
+
+extern crate conntracct_aggregator as aggregator;
+
+mod rows;
+mod store_conformance;
+mod store_sqlite;
