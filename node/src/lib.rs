@@ -12,9 +12,5 @@ pub mod source;
 pub mod spool;
 mod sys;
 pub mod sysctl;
-pub mod uplink;
 pub mod tls;
-pub mod uplink {
-    //! From the spool to the aggregator.
-    pub mod actor;
-}
+pub mod uplink;

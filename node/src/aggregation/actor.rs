@@ -175,7 +175,7 @@ impl Shell {
         room: &Recipient<AskRoom>,
         append: &Recipient<Append>,
     ) -> bool {
-        let Ok(room) = self.runtime.block_on(room.send(AskRoom)) else { return false };
+        let Ok(Some(room)) = self.runtime.block_on(room.send(AskRoom)) else { return false };
         let closing = match close(core, &room) {
             Ok(Some(closing)) => closing,
             Ok(None) => return false,
