@@ -14,11 +14,11 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 /// The one namespace of every host.
-pub const NETNS: NetnsInode = NetnsInode(4_026_531_840);
+pub(crate) const NETNS: NetnsInode = NetnsInode(4_026_531_840);
 
 /// What really happened to one entry.
 #[derive(Clone, Debug)]
-pub struct Truth {
+pub(crate) struct Truth {
     /// Every packet and byte that passed, whatever the counters say.
     pub passed: Counters,
     /// Somebody zeroed its counters at least once: what grew between the last reading and the
@@ -42,7 +42,7 @@ struct Live {
 
 /// A host: its table, its clocks, its truth.
 #[derive(Debug)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     host: u8,
     boot: BootId,
     booted: UnixNanos,
@@ -59,7 +59,7 @@ pub struct Kernel {
 impl Kernel {
     /// A freshly booted host. `wall_error` is in nanoseconds; with `timestamps` off entries have
     /// no start stamp.
-    pub fn new(host: u8, now: UnixNanos, wall_error: i64, timestamps: bool, rng: &mut SmallRng) -> Self {
+    pub(crate) fn new(host: u8, now: UnixNanos, wall_error: i64, timestamps: bool, rng: &mut SmallRng) -> Self {
         Self {
             host,
             boot: BootId(rng.random()),
@@ -75,47 +75,47 @@ impl Kernel {
     }
 
     /// The current boot.
-    pub const fn boot(&self) -> BootId {
+    pub(crate) const fn boot(&self) -> BootId {
         self.boot
     }
 
     /// `CLOCK_BOOTTIME` at a true time.
-    pub fn boottime(&self, now: UnixNanos) -> BootNanos {
+    pub(crate) fn boottime(&self, now: UnixNanos) -> BootNanos {
         BootNanos(u64::try_from(now.diff(self.booted)).unwrap_or(0))
     }
 
     /// `CLOCK_REALTIME` at a true time.
-    pub fn wall(&self, now: UnixNanos) -> UnixNanos {
+    pub(crate) fn wall(&self, now: UnixNanos) -> UnixNanos {
         UnixNanos(now.get() + self.wall_error)
     }
 
     /// Somebody sets the wall clock.
-    pub fn step_wall(&mut self, by: i64) {
+    pub(crate) fn step_wall(&mut self, by: i64) {
         self.wall_error += by;
     }
 
     /// The truth about every entry there ever was.
-    pub const fn truth(&self) -> &BTreeMap<EntryId, Truth> {
+    pub(crate) const fn truth(&self) -> &BTreeMap<EntryId, Truth> {
         &self.truth
     }
 
     /// Live entries.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.live.len()
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.live.is_empty()
     }
 
     /// A node's event socket opens: from now on ends are kept for it.
-    pub fn listen(&mut self) {
+    pub(crate) fn listen(&mut self) {
         self.listening = true;
     }
 
     /// The socket closes: what was not read is gone, and nobody sees the ends to come.
-    pub fn deaf(&mut self) {
+    pub(crate) fn deaf(&mut self) {
         self.listening = false;
         for timed in self.events.drain(..) {
             if let Event::End(reading) = timed.event
@@ -127,27 +127,27 @@ impl Kernel {
     }
 
     /// The node that read this entry's end died before it was durable, or its disk was lost.
-    pub fn forget_end(&mut self, entry: &EntryId) {
+    pub(crate) fn forget_end(&mut self, entry: &EntryId) {
         if let Some(truth) = self.truth.get_mut(entry) {
             truth.end_seen = false;
         }
     }
 
     /// What the socket holds, read at `now`.
-    pub fn read_events(&mut self, now: UnixNanos, most: usize) -> Vec<Timed> {
+    pub(crate) fn read_events(&mut self, now: UnixNanos, most: usize) -> Vec<Timed> {
         let at = self.boottime(now);
         let count = most.min(self.events.len());
         self.events.drain(..count).map(|timed| Timed { at, ..timed }).collect()
     }
 
     /// Readings of the live entries in `from..to` of the table's order.
-    pub fn dump(&self, from: usize, to: usize) -> Vec<Reading> {
+    pub(crate) fn dump(&self, from: usize, to: usize) -> Vec<Reading> {
         let to = to.min(self.live.len());
         self.live.get(from..to).unwrap_or_default().iter().map(|e| reading(e, 0)).collect()
     }
 
     /// An entry is born; sometimes one whose tuple was there before.
-    pub fn birth(&mut self, now: UnixNanos, rng: &mut SmallRng) {
+    pub(crate) fn birth(&mut self, now: UnixNanos, rng: &mut SmallRng) {
         let (orig, reply) = tuples(self.host, rng);
         let netns = NetnsId { inode: NETNS, boot: self.boot };
         if self.live.iter().any(|e| e.id.orig == orig) {
@@ -177,7 +177,7 @@ impl Kernel {
     }
 
     /// Some packets pass on some live entry.
-    pub fn traffic(&mut self, rng: &mut SmallRng) {
+    pub(crate) fn traffic(&mut self, rng: &mut SmallRng) {
         if self.live.is_empty() {
             return;
         }
@@ -198,7 +198,7 @@ impl Kernel {
     }
 
     /// Somebody runs `conntrack -L -z`.
-    pub fn zero_counters(&mut self) {
+    pub(crate) fn zero_counters(&mut self) {
         for entry in &mut self.live {
             entry.counters = Counters::ZERO;
             if let Some(truth) = self.truth.get_mut(&entry.id) {
@@ -208,7 +208,7 @@ impl Kernel {
     }
 
     /// Some live entry dies.
-    pub fn death(&mut self, now: UnixNanos, rng: &mut SmallRng) {
+    pub(crate) fn death(&mut self, now: UnixNanos, rng: &mut SmallRng) {
         if self.live.is_empty() {
             return;
         }
@@ -231,7 +231,7 @@ impl Kernel {
     }
 
     /// The host reboots: every entry is gone, and nobody saw it go.
-    pub fn reboot(&mut self, now: UnixNanos, rng: &mut SmallRng) {
+    pub(crate) fn reboot(&mut self, now: UnixNanos, rng: &mut SmallRng) {
         self.deaf();
         for entry in std::mem::take(&mut self.live) {
             if let Some(truth) = self.truth.get_mut(&entry.id) {

@@ -11,6 +11,7 @@ use actix::fut::wrap_future;
 use actix::prelude::*;
 use flow::BootNanos;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::metrics::ProbeMetrics;
@@ -47,19 +48,22 @@ pub struct Probe {
     schedule: Schedule,
     feed: Recipient<Feed>,
     metrics: Arc<ProbeMetrics>,
+    exhausted: watch::Sender<bool>,
     finished: bool,
 }
 
 impl Probe {
-    /// A probe of `source` that feeds the aggregation.
+    /// A probe of `source` that feeds the aggregation. `exhausted` becomes true when the source
+    /// has an end and has come to it.
     pub fn new(
         source: Box<dyn Source>,
         schedule: Schedule,
         feed: Recipient<Feed>,
         metrics: Arc<ProbeMetrics>,
+        exhausted: watch::Sender<bool>,
     ) -> Self {
-        let clock = HostClock::new();
-        Self { source: Some(source), clock, schedule, feed, metrics, finished: false }
+        let (source, clock) = (Some(source), HostClock::new());
+        Self { source, clock, schedule, feed, metrics, exhausted, finished: false }
     }
 
     fn plan_drain(&self, ctx: &mut Context<Self>) {
@@ -98,6 +102,9 @@ impl Probe {
         let future = wrap_future::<_, Self>(round).map(|done, probe, ctx| {
             match done {
                 Ok((source, clock, outcome)) => {
+                    if source.remaining() == Some(Duration::ZERO) {
+                        probe.exhausted.send_replace(true);
+                    }
                     (probe.source, probe.clock) = (Some(source), clock);
                     if let Err(source_error) = outcome {
                         probe.metrics.failures.inc();
