@@ -3,7 +3,8 @@
 //! Flows a second through a sweep in which every one of a million known flows has grown: diff,
 //! records into a cheap sink, commit. Beside it the same diff over a plain
 //! `HashMap<EntryId, Counters>`, which knows neither ends nor bounds nor baselines. Both take the
-//! same readings, in an order that is not that of their places; medians of interleaved runs.
+//! same readings, in an order that is not that in which they were first seen and is the same in
+//! every sweep, as the kernel's buckets give it; medians of interleaved runs.
 //! Then the resident memory of tables of 100,000 and 1,048,576 flows.
 
 extern crate conntracct_flow as flow;
@@ -165,7 +166,7 @@ fn sweep(table: &mut FlowTable, readings: impl Iterator<Item = Reading>, begin: 
 /// Flow `n` of many: clients behind one gateway.
 fn reading(n: u32) -> Reading {
     let client = Ipv4Addr::from_bits(0x0a00_0000 | n >> 4);
-    let server = Ipv4Addr::from_bits(0xc000_0200 | n % 251);
+    let server = Ipv4Addr::from_bits(0xc000_0200 + n % 251);
     let port = 32_768 + u16::try_from(n % 16).unwrap_or_default() * 1_021;
     let orig =
         Tuple::ports(Proto::TCP, SocketAddr::from((client, port)), SocketAddr::from((server, 443)));
