@@ -115,6 +115,7 @@ impl FlowTable {
             status: baseline.status,
             flags: kept(baseline.flags),
             tcp: baseline.tcp,
+            turn: 0,
             missed: 0,
             state: State::Live,
             has_baseline: true,
