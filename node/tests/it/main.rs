@@ -1,5 +1,7 @@
 //! The node's integration tests.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod fixtures;
 mod lab;
 mod netlink;
