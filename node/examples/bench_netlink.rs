@@ -1,12 +1,13 @@
 //! What a netlink sweep costs, against the kernel's own dump with its bytes thrown away.
 //!
 //! Makes a network namespace with many live UDP flows, then sweeps and dumps by turns. Also
-//! gives the cost of parsing alone, over the dump's bytes in memory. Needs root; removes what it
-//! made. `bench_netlink [--flows N] [--rounds N] [--json FILE]`.
+//! gives the cost of parsing alone, over the dump's bytes in memory. All times are CPU time of
+//! the one thread that does the work, the kernel's part included, so that a busy machine does
+//! not blur them. Needs root; removes what it made. `bench_netlink [--flows N] [--rounds N] [--json FILE]`.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use conntracct_node::clock;
@@ -14,6 +15,7 @@ use conntracct_node::netns::{Netns, NetnsChoice};
 use conntracct_node::source::Source;
 use conntracct_node::source::netlink::dump::{DumpSocket, Part};
 use conntracct_node::source::netlink::{NetlinkConfig, NetlinkSource, parse};
+use rustix::time::{ClockId, clock_gettime};
 
 struct Options {
     flows: u32,
@@ -38,10 +40,10 @@ fn main() -> anyhow::Result<()> {
         dumped.push(timed(options.flows, || dump_only(&mut dump))?);
         swept.push(timed(options.flows, || sweep(&mut source))?);
     }
-    let bytes = capture(&mut dump)?;
+    let captured = capture(&mut dump)?;
     let mut parsed = Vec::new();
     for _ in 0..options.rounds {
-        parsed.push(timed(options.flows, || parse_all(&bytes, lab.netns.inode()))?);
+        parsed.push(timed(options.flows, || parse_all(&captured, lab.netns.inode()))?);
     }
     report(&options, median(&mut swept), median(&mut dumped), median(&mut parsed))
 }
@@ -80,7 +82,9 @@ impl Lab {
         inside(&["ip", "link", "set", "lo", "up"])?;
         inside(&[
             "nft",
-            "table inet t { chain out { type filter hook output priority 0; ct state new accept; } }",
+            "table inet t {
+                chain out { type filter hook output priority 0; ct state new accept; }
+            }",
         ])?;
         for (key, value) in [("acct", "1"), ("timestamp", "1"), ("udp_timeout", "3600")] {
             let path = format!("/proc/sys/net/netfilter/nf_conntrack_{key}");
@@ -118,11 +122,17 @@ fn run(command: &str, args: &[&str]) -> anyhow::Result<()> {
 
 /// Nanoseconds a flow of something that must see all of them.
 fn timed(flows: u32, work: impl FnOnce() -> anyhow::Result<usize>) -> anyhow::Result<f64> {
-    let start = Instant::now();
+    let start = cpu_time();
     let seen = work()?;
-    let time = start.elapsed();
+    let time = cpu_time().saturating_sub(start);
     ensure!(seen >= flows as usize, "only {seen} of {flows} flows were seen");
     Ok(per_flow(time, seen))
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn per_flow(time: Duration, flows: usize) -> f64 {
@@ -142,21 +152,32 @@ fn sweep(source: &mut NetlinkSource) -> anyhow::Result<usize> {
     Ok(seen)
 }
 
-fn capture(dump: &mut DumpSocket) -> anyhow::Result<Vec<Vec<u8>>> {
-    let mut bodies = Vec::new();
-    dump.entries(|part| {
-        if let Part::Entry(message) = part {
-            bodies.push(message.body.to_vec());
-        }
-    })?;
-    Ok(bodies)
+/// Messages back to back, and where each ends.
+#[derive(Default)]
+struct Captured {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
-fn parse_all(bodies: &[Vec<u8>], netns: flow::NetnsInode) -> anyhow::Result<usize> {
-    for body in bodies {
-        std::hint::black_box(parse::reading(std::hint::black_box(body), netns)?);
+fn capture(dump: &mut DumpSocket) -> anyhow::Result<Captured> {
+    let mut captured = Captured::default();
+    dump.entries(|part| {
+        if let Part::Entry(message) = part {
+            captured.bytes.extend_from_slice(message.body);
+            captured.ends.push(captured.bytes.len());
+        }
+    })?;
+    Ok(captured)
+}
+
+fn parse_all(captured: &Captured, netns: flow::NetnsInode) -> anyhow::Result<usize> {
+    let mut begin = 0;
+    for end in &captured.ends {
+        let body = std::hint::black_box(&captured.bytes[begin..*end]);
+        std::hint::black_box(parse::reading(body, netns)?);
+        begin = *end;
     }
-    Ok(bodies.len())
+    Ok(captured.ends.len())
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -114,8 +114,8 @@ impl Source for Recorder {
             take(chunk);
         });
         // A sweep that failed ends here too, with nothing complete.
-        let nothing = || SweepReport::nothing(clock::now());
-        self.file.put(&Line::sweep(report.as_ref().unwrap_or(&nothing())));
+        let nothing = SweepReport::nothing(clock::now());
+        self.file.put(&Line::sweep(report.as_ref().unwrap_or(&nothing)));
         self.file.put(&Line::health(&self.source.health()));
         self.file.flush();
         report
@@ -195,7 +195,7 @@ mod tests {
             status: Status(0x18e),
             tcp: TcpState(3),
             fresh: v6,
-            counters: (n % 2 == 0).then(|| Counters::new(n, u64::MAX, 0, 1)),
+            counters: n.is_multiple_of(2).then(|| Counters::new(n, u64::MAX, 0, 1)),
         }
     }
 

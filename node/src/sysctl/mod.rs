@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use flow::{BootId, NetnsInode};
 
-use self::core::{Change, Found, WANTED, plan};
+use self::core::{Change, Found, LONGEST_TIMEOUTS, WANTED, plan};
 pub use self::core::{Key, LongTimeout};
 use self::state::{Record, State};
 pub use self::state::{STATE_FILE, StateError};
@@ -299,7 +299,7 @@ fn read(netns: &Netns) -> io::Result<Found> {
                 found.keys.push((key, value_of(&key.path())?));
             }
         }
-        for (name, _) in self::core::LONGEST_TIMEOUTS {
+        for (name, _) in LONGEST_TIMEOUTS {
             if let Some(seconds) = value_of(&core::path(name))? {
                 found.timeouts.push((name, seconds));
             }

@@ -15,6 +15,7 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// Makes one; `None`, with a printed reason, where the test does not run as root.
+    #[expect(clippy::print_stdout, reason = "a test says why it is skipped")]
     pub(crate) fn new(test: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("{test}: skipped, it needs root for network namespaces");

@@ -1,6 +1,8 @@
 //! The node's integration tests.
 
 mod cli;
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod fixtures;
 mod golden;
 mod lab;

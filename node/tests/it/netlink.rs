@@ -46,10 +46,10 @@ fn counters_are_those_of_the_kernel_alive_and_ended() {
             udp.send(number).unwrap();
         }
     }
-    let expected: BTreeMap<_, _> = (0..1_000u64)
+    let expected: BTreeMap<_, _> = (0..1_000u32)
         .map(|n| {
-            let packets = n % 3 + 1;
-            let to = std::net::IpAddr::V4(destination(n as u32));
+            let packets = u64::from(n % 3 + 1);
+            let to = std::net::IpAddr::V4(destination(n));
             (to, Some(Counters::new(packets, packets * DATAGRAM, 0, 0)))
         })
         .collect();

@@ -178,10 +178,9 @@ impl Reader {
             .spawn()
             .unwrap();
         let mut reader = Self(child);
-        let wanted = format!("reliable {reliable}");
-        let lines = BufReader::new(reader.0.stdout.take().unwrap()).lines();
-        let said = lines.map_while(Result::ok).any(|line| line == wanted);
-        assert!(said, "the reader ended");
+        let mut lines = BufReader::new(reader.0.stdout.take().unwrap()).lines();
+        let said = lines.find_map(|line| line.ok()?.strip_prefix("reliable ").map(str::to_owned));
+        assert_eq!(said, Some(reliable.to_string()));
         reader
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flow::NetnsInode;
+use flow::{BootNanos, NetnsInode};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::guard::Pressure;
@@ -65,6 +65,8 @@ struct Reader {
     buffers: Datagrams,
     round: Round,
     told: Told,
+    /// When the guards last looked.
+    guarded: BootNanos,
     /// Of ports that are gone.
     past: Told,
 }
@@ -87,6 +89,7 @@ impl EventThread {
             buffers: Datagrams::new(DATAGRAMS, DATAGRAM),
             round: Round::default(),
             told: Told::default(),
+            guarded: BootNanos::BOOT,
             past: Told::default(),
         };
         let thread = std::thread::Builder::new().name("ct-events".to_owned());
@@ -187,30 +190,40 @@ impl Shared {
 impl Reader {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
-            self.wait();
+            let ready = self.wait();
             let hold = self.shared.hold_ms.swap(0, Ordering::AcqRel);
             if hold > 0 {
                 std::thread::sleep(Duration::from_millis(hold));
             }
-            self.obey();
             self.guard();
-            self.read();
+            let before = self.told.births + self.told.deaths;
+            ready.into_iter().for_each(|at| self.read_port(at));
+            self.obey();
             *lock(&self.shared.health) = self.told;
+            if self.told.births + self.told.deaths - before < FEW {
+                std::thread::sleep(GATHER);
+            }
         }
     }
 
-    fn wait(&self) {
+    /// Waits for something to do; gives the ports that have something to be read.
+    fn wait(&self) -> Vec<usize> {
         let mut fds = Vec::with_capacity(1 + 2 * self.ports.len());
         fds.push(PollFd::new(&self.shared.wake, PollFlags::IN));
         for port in &self.ports {
             let sockets = port.sockets();
             fds.extend(sockets.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
-        // An error (EINTR, ENOMEM) only makes the round come early.
-        let awake = poll(&mut fds, Some(&LONGEST_WAIT)).is_ok();
-        if awake && fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
+        if poll(&mut fds, Some(&LONGEST_WAIT)).is_err() {
+            // EINTR, ENOMEM: then all are looked at.
+            return (0..self.ports.len()).collect();
+        }
+        let (wake, sockets) = fds.split_at(1);
+        if wake.iter().any(|fd| !fd.revents().is_empty()) {
             let _ = rustix::io::read(&self.shared.wake, &mut [0u8; 8]);
         }
+        let ready = |pair: &[PollFd<'_>]| pair.iter().any(|fd| !fd.revents().is_empty());
+        sockets.chunks(2).enumerate().filter(|(_, pair)| ready(pair)).map(|(at, _)| at).collect()
     }
 
     fn obey(&mut self) {
@@ -232,6 +245,10 @@ impl Reader {
 
     fn guard(&mut self) {
         let now = clock::now();
+        if now.since(self.guarded) < GUARD_EVERY {
+            return;
+        }
+        self.guarded = now;
         let ended = lock(&self.shared.queue).ends();
         let mut told = Told { births: self.told.births, deaths: self.told.deaths, ..self.past };
         told.reliable = !self.ports.is_empty();
@@ -247,12 +264,6 @@ impl Reader {
             told.fill_permille = told.fill_permille.max(permille);
         }
         self.told = told;
-    }
-
-    fn read(&mut self) {
-        for at in 0..self.ports.len() {
-            self.read_port(at);
-        }
     }
 
     /// Reads one port once; a port that fails for good is left in place, silent.
@@ -289,8 +300,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The guards look at least this often.
+/// The guards look at least this often,
 const LONGEST_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// and, each look being some system calls a namespace, at most this often.
+const GUARD_EVERY: Duration = Duration::from_millis(20);
+
+/// After a round with fewer events than this, the thread lets some gather: a wake-up for each
+/// event would cost more than the event. The socket's buffer holds seconds of events.
+const FEW: u64 = 64;
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Events a system call.
 const DATAGRAMS: usize = 64;

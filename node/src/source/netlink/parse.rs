@@ -388,11 +388,8 @@ mod tests {
     fn bodies(name: &str) -> Vec<Vec<u8>> {
         let lines = FIXTURES.lines().filter_map(|line| line.split_once(": "));
         let hex = lines.filter(|(what, _)| name.is_empty() || *what == name);
-        hex.map(|(_, hex)| {
-            let digits: Vec<_> = hex.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
-            digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
-        })
-        .collect()
+        let byte = |at: &[u8]| u8::from_str_radix(std::str::from_utf8(at).unwrap(), 16).unwrap();
+        hex.map(|(_, hex)| hex.as_bytes().chunks(2).map(byte).collect()).collect()
     }
 
     fn readings(name: &str) -> Vec<Reading> {
