@@ -3,5 +3,5 @@
 pub mod join;
 pub mod source;
 pub mod spool;
-pub mod uplink;
 pub mod tls;
+pub mod uplink;
