@@ -277,11 +277,7 @@ impl EpochLog {
 
     /// The frame that stands for `seq`: a gap file's, else the spooled one. `None` where there
     /// is none or its bytes are lost.
-    pub(super) fn read<D: Disk>(
-        &self,
-        disk: &D,
-        seq: Seq,
-    ) -> io::Result<Option<(Span, Frame)>> {
+    pub(super) fn read<D: Disk>(&self, disk: &D, seq: Seq) -> io::Result<Option<(Span, Frame)>> {
         let gap = self.gaps.range(..=seq.0).next_back().filter(|(_, gap)| gap.last >= seq.0);
         let frame = match gap {
             Some((first, gap)) => {
@@ -402,10 +398,8 @@ fn read<D: Disk>(disk: &D, name: &str, offset: u64, len: u64) -> io::Result<Opti
     match disk.read(name, offset, len) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) => {
-            let gone = matches!(
-                error.kind(),
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
-            );
+            let gone =
+                matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound);
             let rotten = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
             if gone || rotten { Ok(None) } else { Err(error) }
         }

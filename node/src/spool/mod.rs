@@ -146,6 +146,8 @@ impl<D: Disk> Spool<D> {
     pub fn view(&self) -> SpoolView {
         let logs = || self.drains.iter().chain([&self.current]);
         SpoolView {
+            current: self.current.epoch,
+            next: self.next_seq(),
             sending: match self.drains.front() {
                 Some(log) => view(log, false),
                 None => view(&self.current, true),

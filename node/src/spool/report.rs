@@ -144,6 +144,10 @@ pub struct EpochView {
 /// A spool's state at a glance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpoolView {
+    /// The epoch new frames belong to. When it changes, the flow table forgets its baselines.
+    pub current: Epoch,
+    /// The number of its next frame.
+    pub next: Seq,
     /// The epoch whose frames are to be sent now: the oldest with any, else the current one.
     pub sending: EpochView,
     /// The store that acknowledges.

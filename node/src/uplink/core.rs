@@ -250,6 +250,12 @@ impl Uplink {
         self.totals
     }
 
+    /// How long connecting may take.
+    #[must_use]
+    pub const fn connect_deadline(&self) -> Duration {
+        self.config.connect_timeout
+    }
+
     /// What to do now.
     pub fn step(&mut self, now: BootNanos, view: &SpoolView) -> Step {
         match &mut self.phase {
@@ -427,7 +433,9 @@ impl Live {
                 // What an earlier session sent may be committed only now, so that more than was
                 // sent in this one can be acknowledged; never more than there is.
                 if view.sending.epoch == epoch && ack.seq >= view.sending.next {
-                    return Err(Ended::Protocol { what: "it acknowledged a frame not yet written" });
+                    return Err(Ended::Protocol {
+                        what: "it acknowledged a frame not yet written",
+                    });
                 }
                 self.window.acknowledged(ack.seq);
                 Ok(vec![Order::Ack { epoch, seq: ack.seq }])

@@ -58,7 +58,12 @@ fn check(disk: &MemDisk, done: &Confirmed, what: &str) {
             } else {
                 assert_eq!(stored.frame, history(n), "{what}");
                 let was_rejected = n == 7 && *of == epoch(1) && done.rejected;
-                assert!(!was_rejected, "{what}: a rejected frame is back; {:?} {:?}", restored.report, disk.list());
+                assert!(
+                    !was_rejected,
+                    "{what}: a rejected frame is back; {:?} {:?}",
+                    restored.report,
+                    disk.list()
+                );
             }
         }
     }
