@@ -18,6 +18,9 @@ pub(crate) struct Stored {
     pub(crate) raw: Flows,
     /// Sums of what was counted of it.
     pub(crate) counted: Both,
+    /// What the node said it read in all: the ended entries of every interval, and what lived at
+    /// the end of the last one.
+    pub(crate) said: Both,
     /// Entries whose end no life of the node saw.
     pub(crate) unseen: Vec<Key>,
     /// Entries without an end.
@@ -73,9 +76,47 @@ pub(crate) fn read(file: &Path, node: &str) -> Result<Stored> {
          WHERE n.name = '{node}'
          GROUP BY o.entry"
     );
+    let mut stored = parse(&ask(file, &query)?)?;
+    stored.said = said(file, node)?;
+    Ok(stored)
+}
+
+/// The kernel totals a node sent with its intervals.
+fn said(file: &Path, node: &str) -> Result<Both> {
+    let sum = |column: &str| {
+        format!(
+            "COALESCE(SUM(ended_{column}), 0) + COALESCE(MAX(live_{column}) FILTER (
+                WHERE parts > 0 AND received = (SELECT MAX(received) FROM mine WHERE parts > 0)
+             ), 0) AS {column}"
+        )
+    };
+    let sums = ["packets_orig", "bytes_orig", "packets_reply", "bytes_reply"].map(sum).join(", ");
+    let query = format!(
+        "WITH mine AS (SELECT b.* FROM ingest_batch b JOIN node n ON n.id = b.node
+                       WHERE n.name = '{node}')
+         SELECT {sums} FROM mine"
+    );
+    let lines: Vec<Said> = serde_json::from_slice(&ask(file, &query)?).context("sqlite3")?;
+    let said = lines.first().context("a sum without a line")?;
+    Ok(Both {
+        original: Amount { packets: said.packets_orig, bytes: said.bytes_orig },
+        reply: Amount { packets: said.packets_reply, bytes: said.bytes_reply },
+    })
+}
+
+/// The one line of [`said`]'s query.
+#[derive(Deserialize)]
+struct Said {
+    packets_orig: u64,
+    bytes_orig: u64,
+    packets_reply: u64,
+    bytes_reply: u64,
+}
+
+fn ask(file: &Path, query: &str) -> Result<Vec<u8>> {
     let mut command = Command::new("sqlite3");
     command.args(["-readonly", "-json", "-cmd", ".timeout 10000"]).arg(file).arg(query);
-    parse(&workspace::output(&mut command)?)
+    workspace::output(&mut command)
 }
 
 fn parse(json: &[u8]) -> Result<Stored> {
