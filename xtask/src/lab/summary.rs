@@ -17,16 +17,16 @@ const LISTED: usize = 20;
 pub(crate) struct NodeSaid {
     /// Records it has put into its spool.
     records: Option<f64>,
-    /// Frames the aggregator has acknowledged.
-    acknowledged: Option<f64>,
+    /// Frames it has put there.
+    frames: Option<f64>,
 }
 
 impl NodeSaid {
     /// Takes them from its metrics; one it does not have is left out.
     pub(crate) fn read(metrics: &str) -> Self {
         Self {
-            records: metric(metrics, "conntracct_table_records_total"),
-            acknowledged: metric(metrics, "conntracct_uplink_acknowledged_frames_total"),
+            records: metric(metrics, "conntracct_aggregation_records_total"),
+            frames: metric(metrics, "conntracct_aggregation_frames_total"),
         }
     }
 }
@@ -107,6 +107,7 @@ impl fmt::Display for GatewayCounts {
             row(f, "conntrack", Some(witness.flows.len()), total(&witness.flows))?;
         }
         row(f, "nftables", None, self.counted.tracked)?;
+        row(f, "the node's total", None, self.stored.said)?;
         row(f, "stored, reported", Some(self.stored.raw.len()), raw)?;
         row(f, "stored, counted", None, self.stored.counted)?;
         let [a, b, c, d] = raw - self.counted.tracked;
@@ -117,11 +118,8 @@ impl fmt::Display for GatewayCounts {
             write!(f, " {why} {}", amount.packets)?;
         }
         writeln!(f)?;
-        if let Some(records) = self.said.records {
-            writeln!(f, "  the node says: {records} records spooled")?;
-        }
-        if let Some(frames) = self.said.acknowledged {
-            writeln!(f, "  the node says: {frames} frames acknowledged")?;
+        if let NodeSaid { records: Some(records), frames: Some(frames) } = self.said {
+            writeln!(f, "  spooled in the node's last life: {records} records, {frames} frames")?;
         }
         for difference in differing.iter().take(LISTED) {
             writeln!(f, "  {difference}")?;

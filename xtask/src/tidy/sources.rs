@@ -42,7 +42,10 @@ fn rust(file: &File, findings: &mut Vec<Finding>) {
             format!("{lines} lines, a main.rs has at most {MAX_MAIN_LINES}: move it to lib.rs"),
         ));
     }
-    if !file.text.trim_start().starts_with("//!") {
+    // Unit tests in a file of their own belong to the file above them.
+    let tests =
+        file.path.contains("/src/") && file.path.trim_end_matches("/mod.rs").contains("/tests");
+    if !tests && !file.text.trim_start().starts_with("//!") {
         findings.push(file.finding(1, "no `//!` lines: say what this file is and is not"));
     }
     let mut parts = file.path.trim_end_matches(".rs").split('/');
@@ -124,6 +127,8 @@ mod tests {
         assert_eq!(findings("wire/src/gap.rs", &derives), []);
         assert_eq!(findings("aggregator/src/a.rs", &derives).len(), 1);
         assert_eq!(findings("flow/src/a.rs", "//! x\n// bincode::encode is not here\n"), []);
+        assert_eq!(findings("node/src/spool/tests/mod.rs", "fn a() {}\n"), []);
+        assert_eq!(findings("node/src/tests.rs", "fn a() {}\n"), []);
         assert_eq!(findings("node/src/commonality.rs", "//! x\n"), []);
     }
 }

@@ -263,5 +263,5 @@ fn ready(place: Place<'_>, port: u16, running: &mut Running, interrupt: &Interru
             Err(_) => None,
         })
     });
-    waited.with_context(|| format!("/readyz said: {last}; its log:\n{}", running.tail()))
+    waited.with_context(|| format!("/readyz said: {last}, the log ends with\n{}\n", running.tail()))
 }

@@ -18,6 +18,9 @@ pub(crate) struct Stored {
     pub(crate) raw: Flows,
     /// Sums of what was counted of it.
     pub(crate) counted: Both,
+    /// What the node said it read in all: the ended entries of every interval, and what lived at
+    /// the end of the last one.
+    pub(crate) said: Both,
     /// Entries whose end no life of the node saw.
     pub(crate) unseen: Vec<Key>,
     /// Entries without an end.
@@ -73,9 +76,47 @@ pub(crate) fn read(file: &Path, node: &str) -> Result<Stored> {
          WHERE n.name = '{node}'
          GROUP BY o.entry"
     );
+    let mut stored = parse(&ask(file, &query)?)?;
+    stored.said = said(file, node)?;
+    Ok(stored)
+}
+
+/// The kernel totals a node sent with its intervals.
+fn said(file: &Path, node: &str) -> Result<Both> {
+    let sum = |column: &str| {
+        format!(
+            "COALESCE(SUM(ended_{column}), 0) + COALESCE(MAX(live_{column}) FILTER (
+                WHERE parts > 0 AND received = (SELECT MAX(received) FROM mine WHERE parts > 0)
+             ), 0) AS {column}"
+        )
+    };
+    let sums = ["packets_orig", "bytes_orig", "packets_reply", "bytes_reply"].map(sum).join(", ");
+    let query = format!(
+        "WITH mine AS (SELECT b.* FROM ingest_batch b JOIN node n ON n.id = b.node
+                       WHERE n.name = '{node}')
+         SELECT {sums} FROM mine"
+    );
+    let lines: Vec<Said> = serde_json::from_slice(&ask(file, &query)?).context("sqlite3")?;
+    let said = lines.first().context("a sum without a line")?;
+    Ok(Both {
+        original: Amount { packets: said.packets_orig, bytes: said.bytes_orig },
+        reply: Amount { packets: said.packets_reply, bytes: said.bytes_reply },
+    })
+}
+
+/// The one line of [`said`]'s query.
+#[derive(Deserialize)]
+struct Said {
+    packets_orig: u64,
+    bytes_orig: u64,
+    packets_reply: u64,
+    bytes_reply: u64,
+}
+
+fn ask(file: &Path, query: &str) -> Result<Vec<u8>> {
     let mut command = Command::new("sqlite3");
     command.args(["-readonly", "-json", "-cmd", ".timeout 10000"]).arg(file).arg(query);
-    parse(&workspace::output(&mut command)?)
+    workspace::output(&mut command)
 }
 
 fn parse(json: &[u8]) -> Result<Stored> {
@@ -129,6 +170,58 @@ fn address(hex: &str) -> Result<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A store with the real schema and these rows.
+    fn store(name: &str, rows: &str) -> std::path::PathBuf {
+        let file = std::env::temp_dir().join(format!("xtask-{}-{name}.db", std::process::id()));
+        let schema = workspace::root().join("migrations/sqlite/0001_flows.sql");
+        let schema = format!(".read {}", schema.display());
+        let mut command = Command::new("sqlite3");
+        command.args(["-bail", "-cmd", &schema]).arg(&file).arg(rows.trim());
+        workspace::output(&mut command).unwrap();
+        file
+    }
+
+    /// Two entries of gw1: one in two rows and a third with an impossible time, marked unseen;
+    /// one with its rows folded into its base. And one of gw2.
+    const ROWS: &str = "
+        INSERT INTO node VALUES (1, 'gw1', x'00', 0), (2, 'gw2', x'00', 0);
+        INSERT INTO netns VALUES (1, 1, 5, x'00'), (2, 2, 6, x'00');
+        INSERT INTO flow_observer (entry, path, node, netns, zone, family, proto, sport, dport,
+                src, dst, view_inside, raw_start, kernel_id, fresh, seen, ended,
+                base_packets_orig, base_bytes_orig)
+            VALUES (1, 1, 1, 1, 0, 2, 17, 10, 53, x'0a000001', x'0a000002', 0, 111, 0, 0, 0, 9,
+                    0, 0),
+                   (2, 2, 1, 1, 0, 2, 17, 11, 53, x'0a000001', x'0a000002', 0, 222, 0, 0, 0,
+                    NULL, 7, 700),
+                   (3, 1, 2, 2, 0, 2, 17, 10, 53, x'0a000001', x'0a000002', 0, 111, 0, 0, 0, 9,
+                    0, 0);
+        CREATE TEMP TABLE r (entry, p, b, rp, rb, flags);
+        INSERT INTO r VALUES (1, 2, 200, NULL, NULL, 0), (1, 0, 0, 3, 300, 0x90000),
+                             (3, 5, 500, NULL, NULL, 0);
+        INSERT INTO flow SELECT 1, NULL, NULL, 1, entry, b, 0, p, 0, rb, NULL, rp, NULL, 1, 0,
+                NULL, 1, 1, 0, 10, 53, NULL, NULL, flags, 2, 17, 0, x'0a000001', x'0a000002',
+                NULL, NULL FROM r;
+        INSERT INTO flow_stray SELECT *, 5 FROM flow WHERE entry = 1 AND flags = 0;
+        INSERT INTO ingest_batch SELECT n, x'00', s, s, x'00', 1, 1, 1, 1, parts, 0, 0, 1,
+                live, live * 100, 0, 0, 1, ended, ended * 100, 0, 0, 0, 0
+            FROM (SELECT 1 AS n, 1 AS s, 1 AS parts, 4 AS live, 0 AS ended
+                  UNION SELECT 1, 2, 0, 0, 0 UNION SELECT 1, 3, 2, 7, 7
+                  UNION SELECT 2, 9, 1, 5, 0);";
+
+    #[test]
+    fn the_real_schema_adds_up_by_entry() {
+        let file = store("sums", ROWS);
+        let stored = read(&file, "gw1");
+        std::fs::remove_file(file).unwrap();
+        let stored = stored.unwrap();
+        let sums: Vec<_> = stored.raw.iter().map(|(k, b)| (k.start, b.numbers())).collect();
+        assert_eq!(sums, [(111, [7, 700, 0, 0]), (222, [7, 700, 0, 0])]);
+        assert_eq!(stored.counted.numbers(), [4, 400, 0, 0]);
+        assert_eq!(stored.unseen.iter().map(|key| key.start).collect::<Vec<_>>(), [111]);
+        assert_eq!(stored.open, 1);
+        assert_eq!(stored.said.numbers(), [14, 1400, 0, 0]);
+    }
 
     #[test]
     fn lines_become_flows() {
