@@ -5,6 +5,8 @@
 //! the kernel's table has them; a read of the dump stamps about a hundred entries at once; two
 //! of five records belong to flows born in the interval; ends come one by one, by events.
 
+#![expect(clippy::cast_possible_truncation, reason = "drawn numbers lie far below the limits")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flow::entry::Zone;
