@@ -86,8 +86,7 @@ impl BootNanos {
 }
 
 const fn saturating_nanos(by: Duration) -> u64 {
-    let nanos = by.as_nanos();
-    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
+    by.as_secs().saturating_mul(1_000_000_000).saturating_add(by.subsec_nanos() as u64)
 }
 
 /// Wall-clock time, nanoseconds since 1970-01-01T00:00:00Z. Also the unit of the kernel's own

@@ -3,11 +3,20 @@
 //! Sessions (one task a node) put the frames of an epoch in order and submit them here. One task
 //! counts and commits; nothing else changes what has been counted.
 
+pub mod commit;
+mod decode;
+mod intake;
+mod metrics;
+mod outbox;
+pub mod task;
+
 use bytes::Bytes;
 use flow::clock::SessionClock;
 use flow::{Epoch, NodeName, Seq, StoreId};
 use tokio::sync::{mpsc, oneshot};
 use wire::frame::Digest;
+
+pub use metrics::PipelineMetrics;
 
 /// A data frame that arrived whole: header parsed, digest checked, nothing decompressed.
 #[derive(Debug)]
@@ -74,8 +83,8 @@ pub enum PipelineError {
 /// Requests of sessions to the pipeline.
 #[derive(Debug)]
 pub enum Request {
-    /// A session begins; frames of older sessions of this node that are not in flight are
-    /// forgotten (the node sends them again).
+    /// A session begins. Frames taken from an older session of this node stay taken; copies of
+    /// them get the answer of their originals.
     Open {
         /// The node.
         node: NodeName,

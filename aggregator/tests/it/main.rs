@@ -1,6 +1,10 @@
-//! Integration tests, one binary.
+//! The aggregator's integration tests, in one binary.
 
 extern crate conntracct_aggregator as aggregator;
 
-#[cfg(test)]
+mod cli;
+mod golden;
 mod ingest;
+mod rows;
+mod store_conformance;
+mod store_sqlite;

@@ -60,13 +60,27 @@ pub(super) struct Wall {
     first: BootNanos,
     /// A step was last noticed here.
     step: BootNanos,
+    /// The kernel may still hold ends for an earlier life of the node, from before a step that
+    /// nobody noticed.
+    later_life: bool,
 }
 
 impl Wall {
+    /// The clocks of a node that goes on: a step while it was down is thought of. (A node that
+    /// begins has new sockets, which nothing is held for.)
+    pub(super) fn of_a_later_life() -> Self {
+        Self { later_life: true, ..Self::default() }
+    }
+
     /// Takes a new pair; a changed distance between the clocks is a step, whoever says so.
     pub(super) fn set(&mut self, pair: ClockPair) {
         match self.pair {
-            None => self.first = pair.boot,
+            None => {
+                self.first = pair.boot;
+                if self.later_life {
+                    self.step = pair.boot;
+                }
+            }
             Some(old) => {
                 let offset = |p: ClockPair| i128::from(p.wall.0) - i128::from(p.boot.0);
                 let moved = (offset(pair) - offset(old)).unsigned_abs() > STEP_TOLERANCE_NANOS;

@@ -75,7 +75,7 @@ impl FlowTable {
             for slot in self.slots.iter_mut().filter(|slot| is_live_and_due(slot)) {
                 slot.spooled = slot.cum;
                 // What comes next is above the last reading, so it came after that sweep began.
-                if !slot.flags.has(RecordFlags::UNCOUNTED) {
+                if !slot.restored && !slot.flags.has(RecordFlags::UNCOUNTED) {
                     slot.since = slot.read;
                 }
                 slot.has_baseline = true;

@@ -14,17 +14,15 @@ impl FlowTable {
         let key = reading.key();
         let birth = reading.birth();
         let hash = self.slots.hash(&key);
-        let same = |state: State| move |slot: &Slot| slot.birth == birth && slot.state == state;
-        if let Some(place) = self.slots.find(hash, &key, same(State::Live)) {
+        let live = |slot: &Slot| slot.birth == birth && slot.state == State::Live;
+        if let Some(place) = self.slots.find(hash, &key, live) {
             self.end_live(place, reading, at);
             return;
         }
-        for state in [State::Ended, State::Remembered] {
-            if let Some(place) = self.slots.find(hash, &key, same(state))
-                && self.end_again(place, reading, at)
-            {
-                return;
-            }
+        let again = |slot: &Slot| slot.birth == birth && is_same_end(slot, reading);
+        if let Some(place) = self.slots.find(hash, &key, again) {
+            self.end_again(place, reading, at);
+            return;
         }
         self.end_unknown(hash, &key, reading, at);
     }
@@ -62,16 +60,13 @@ impl FlowTable {
         self.finish(place, reading, stop, at);
     }
 
-    /// The end of an entry that has ended already. Says whether that settles it.
-    fn end_again(&mut self, place: u32, reading: &Reading, at: BootNanos) -> bool {
+    /// The end of an entry that has ended already: it was closed for want of this, or has this.
+    fn end_again(&mut self, place: u32, reading: &Reading, at: BootNanos) {
         let stop = self.wall.stop(reading.stop, at, self.limits.grace);
         let slot = self.slots.get_mut(place);
         if !slot.flags.has(RecordFlags::UNSEEN) {
-            // Without a start stamp another life may have the same name.
-            let repeated = slot.birth.start().is_some()
-                || slot.stop == reading.stop && reading.counters.is_none_or(|c| c == slot.cum);
-            self.tallies.stats.ends_repeated += u64::from(repeated);
-            return repeated;
+            self.tallies.stats.ends_repeated += 1;
+            return;
         }
         slot.flags = slot.flags.without(RecordFlags::UNSEEN);
         self.tallies.stats.ends_late += 1;
@@ -83,7 +78,6 @@ impl FlowTable {
             self.tallies.ended_unseen = self.tallies.ended_unseen.saturating_sub(1);
         }
         self.finish(place, reading, stop, at);
-        true
     }
 
     fn end_unknown(&mut self, hash: u64, key: &EntryKey, reading: &Reading, at: BootNanos) {
@@ -139,4 +133,12 @@ impl FlowTable {
             self.slots.remove(place);
         }
     }
+}
+
+/// Whether an end of the same name as an ended entry is that entry's. Without a start stamp
+/// another life may have the same name.
+fn is_same_end(ended: &Slot, reading: &Reading) -> bool {
+    ended.flags.has(RecordFlags::UNSEEN)
+        || ended.birth.start().is_some()
+        || ended.stop == reading.stop && reading.counters.is_none_or(|last| last == ended.cum)
 }

@@ -28,6 +28,7 @@ mod baseline;
 mod bounds;
 mod emit;
 mod ends;
+mod order;
 mod restore;
 mod slab;
 mod stats;
@@ -49,6 +50,7 @@ use crate::record::{ClockPair, KernelTotals, RecordFlags};
 use crate::tuple::Tuple;
 use crate::units::BootNanos;
 use bounds::{Namespace, Wall};
+use order::Order;
 use slab::{Slab, Slot, State};
 use stats::Tallies;
 
@@ -91,6 +93,7 @@ pub struct FlowTable {
     /// The sweep that the restored baselines are complete for.
     durable: Option<DurableSweep>,
     sweep: Option<BootNanos>,
+    order: Order,
     /// Begin of the sweep before.
     last_sweep: BootNanos,
     watermark: BootNanos,
@@ -141,6 +144,7 @@ impl FlowTable {
             rebasing: true,
             durable: None,
             sweep: None,
+            order: Order::default(),
             last_sweep: BootNanos::BOOT,
             watermark: BootNanos::BOOT,
             generation: 0,
@@ -265,6 +269,7 @@ impl FlowTable {
                 .with_if(RecordFlags::UNCOUNTED, reading.counters.is_none())
                 .with_if(RecordFlags::REBASE, rebase),
             tcp: reading.tcp,
+            turn: 0,
             missed: 0,
             state: State::Live,
             has_baseline: false,

@@ -1,7 +1,7 @@
 //! Beginnings: a table from durable baselines, the baselines of a table, and giving them up.
 
 use super::baseline::{Baseline, BaselineSet, kept};
-use super::bounds::CleanSweep;
+use super::bounds::{CleanSweep, Wall};
 use super::slab::{Slot, State};
 use super::{FlowTable, TableLimits};
 use crate::counters::Counters;
@@ -29,6 +29,7 @@ impl FlowTable {
     ) -> Self {
         let mut table = Self::new(limits, boot, seed);
         table.rebasing = false;
+        table.wall = Wall::of_a_later_life();
         table.next_flow = set.next_flow();
         table.durable = set.durable().filter(|durable| durable.boot == boot);
         let mut forgot = false;
@@ -43,16 +44,17 @@ impl FlowTable {
         }
         table.tallies.ended_unseen = table.bygone.len() as u64;
         table.tallies.stats.ended_unseen = table.bygone.len() as u64;
+        table.watermark = table.durable.map_or(BootNanos::BOOT, |durable| durable.begin);
         if forgot {
             table.namespaces.clear();
+            table.watermark = BootNanos::BOOT;
         }
-        table.watermark = table.durable.map_or(BootNanos::BOOT, |durable| durable.begin);
         table
     }
 
     /// What must survive a restart: the baseline of every entry whose end is not durable. For
-    /// checkpoints, together with [`FlowTable::next_flow`]; to be taken between a commit and the
-    /// next readings.
+    /// checkpoints, together with [`FlowTable::next_flow`]; true at any moment but between
+    /// records that have become durable and their commit.
     pub fn baselines(&self) -> impl Iterator<Item = Baseline> {
         let slots = self.slots.iter().filter(|slot| slot.has_baseline);
         slots.map(|slot| self.baseline(slot)).chain(self.bygone.iter().copied())
@@ -64,6 +66,8 @@ impl FlowTable {
     pub fn forget_baselines(&mut self) {
         self.generation += 1;
         self.bygone = Vec::new();
+        // What they are reported from now on began long before that sweep.
+        self.durable = None;
         let mut next = 1;
         for slot in self.slots.iter_mut().filter(|slot| slot.state != State::Remembered) {
             slot.spooled = Counters::ZERO;
@@ -102,7 +106,8 @@ impl FlowTable {
             spooled: baseline.cum,
             since: baseline.since,
             read: now,
-            grown: BootNanos::BOOT,
+            // When it really was is not kept; it was before the restart.
+            grown: now,
             stop: 0,
             flow: baseline.flow,
             offset: (!offset.is_zero()).then(|| Box::new(offset)),
@@ -110,6 +115,7 @@ impl FlowTable {
             status: baseline.status,
             flags: kept(baseline.flags),
             tcp: baseline.tcp,
+            turn: 0,
             missed: 0,
             state: State::Live,
             has_baseline: true,

@@ -29,39 +29,43 @@ pub(super) enum State {
     Remembered,
 }
 
-/// One entry. 232 bytes: what most entries do not have is boxed.
+/// One entry. 240 bytes, what most entries do not have is boxed, and what a sweep touches stands
+/// together at the front.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Slot {
-    pub(super) key: EntryKey,
-    pub(super) reply: Tuple,
-    pub(super) birth: Birth,
     /// Highest reading: the kernel's counters plus `offset`.
     pub(super) cum: Counters,
     /// `cum` of the last durable record.
     pub(super) spooled: Counters,
+    pub(super) birth: Birth,
     /// No packet above `spooled` came before this.
     pub(super) since: BootNanos,
     /// Live: begin of the sweep that read it last. Ended: when its end was read.
     pub(super) read: BootNanos,
     /// When the reading that grew last was taken: no packet below `cum` came after this.
     pub(super) grown: BootNanos,
-    /// Raw kernel stop of an ended entry.
-    pub(super) stop: u64,
-    pub(super) flow: FlowNo,
     /// What zeroed counters had reached.
     pub(super) offset: Option<Box<Counters>>,
     pub(super) mark: u32,
     pub(super) status: Status,
+    /// Its turn in the last sweep that read it.
+    pub(super) turn: u32,
     /// Marks that its next record carries.
     pub(super) flags: RecordFlags,
     pub(super) tcp: TcpState,
     /// Complete sweeps in a row that did not find it.
     pub(super) missed: u8,
+    pub(super) key: EntryKey,
     pub(super) state: State,
     /// A record of it is durable (so a baseline is).
     pub(super) has_baseline: bool,
     /// Restored from a baseline and not seen since.
     pub(super) restored: bool,
+    pub(super) reply: Tuple,
+    pub(super) flow: FlowNo,
+    /// Raw kernel stop of an ended entry.
+    pub(super) stop: u64,
 }
 
 /// What a reading did to an entry.
@@ -170,6 +174,11 @@ impl Slab {
             index: HashTable::new(),
             hasher: KeyHasher::new(seed),
         }
+    }
+
+    /// The slot at a place, if there is one.
+    pub(super) fn try_get(&self, at: u32) -> Option<&Slot> {
+        self.chunks.get(at as usize >> CHUNK_BITS)?.get(at as usize & CHUNK_MASK)
     }
 
     pub(super) fn get(&self, at: u32) -> &Slot {

@@ -31,6 +31,7 @@ impl FlowTable {
             self.tallies.stats.sweeps_incomplete += 1;
         }
         self.generation += 1;
+        self.order.begin();
         self.tallies.live = Class::default();
         self.tallies.untracked = 0;
     }
@@ -43,14 +44,20 @@ impl FlowTable {
         };
         self.generation += 1;
         let (key, birth) = (reading.key(), reading.birth());
-        let hash = self.slots.hash(&key);
-        let same = |slot: &Slot| slot.birth == birth;
-        if let Some(place) =
-            self.slots.find(hash, &key, |slot| slot.state == State::Live && same(slot))
+        let live =
+            |slot: &Slot| slot.birth == birth && slot.state == State::Live && slot.key == key;
+        if let Some(place) = self.order.guess()
+            && self.slots.try_get(place).is_some_and(live)
         {
             self.read_again(place, reading, begin, at);
             return;
         }
+        let hash = self.slots.hash(&key);
+        if let Some(place) = self.slots.find(hash, &key, live) {
+            self.read_again(place, reading, begin, at);
+            return;
+        }
+        let same = |slot: &Slot| slot.birth == birth;
         if let Some(place) = self.slots.find(hash, &key, same) {
             let slot = self.slots.get(place);
             if slot.flags.has(RecordFlags::UNSEEN) && slot.read <= begin {
@@ -80,8 +87,9 @@ impl FlowTable {
             slot.since = begin;
         }
         self.tallies.live.add(slot.cum, reading.counters.is_some());
-        if self.slots.insert(hash, slot).is_some() {
+        if let Some(place) = self.slots.insert(hash, slot) {
             self.tallies.stats.live += 1;
+            self.slots.get_mut(place).turn = self.order.read(place, u32::MAX);
         }
     }
 
@@ -125,6 +133,9 @@ impl FlowTable {
     fn read_again(&mut self, place: u32, reading: &Reading, begin: BootNanos, at: BootNanos) {
         let slot = self.slots.get_mut(place);
         let (before, repeated) = (slot.cum, slot.read == begin && !slot.restored);
+        if !repeated {
+            slot.turn = self.order.read(place, slot.turn);
+        }
         if slot.restored {
             slot.restored = false;
             // It is alive now, so it was in that sweep, and has told all that it had then.
@@ -149,7 +160,7 @@ impl FlowTable {
             }
         }
         slot.read = begin;
-        slot.reply = reading.reply;
+        // The reply tuple is settled before an entry is confirmed.
         slot.mark = reading.mark;
         slot.status = reading.status;
         slot.tcp = reading.tcp;

@@ -1,6 +1,12 @@
 //! Sources: where readings come from. One trait, so that the probe neither knows nor cares
 //! whether the kernel is asked over netlink, by eBPF, or not at all.
 
+pub mod metrics;
+pub mod netlink;
+pub mod record;
+mod recording;
+pub mod replay;
+
 use std::time::Duration;
 
 use flow::{BootNanos, NetnsInode, Reading};
@@ -48,6 +54,14 @@ pub struct SweepReport {
     pub gone: Vec<NetnsInode>,
 }
 
+impl SweepReport {
+    /// The report of a sweep at `now` that read nothing from end to end.
+    #[must_use]
+    pub const fn nothing(now: BootNanos) -> Self {
+        Self { begin: now, end: now, complete: Vec::new(), failed: Vec::new(), gone: Vec::new() }
+    }
+}
+
 /// Whether every end is delivered, and what was lost where not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceHealth {
@@ -59,6 +73,11 @@ pub struct SourceHealth {
     pub dropped_ends: u64,
     /// Counters of the ends in `dropped_ends`.
     pub dropped: flow::Counters,
+    /// Ends that the kernel could not deliver while it did not keep them: no counters were read.
+    /// Never too few; 0 before Linux 4.12, which does not tell (then `overruns` is all there is).
+    pub lost_ends: u64,
+    /// Births that could not be delivered or kept. Harmless: the sweep or the end tells.
+    pub lost_births: u64,
     /// Times the kernel said that it could not deliver (`ENOBUFS`).
     pub overruns: u64,
     /// Times the guard switched reliable ends off.
@@ -69,6 +88,10 @@ pub struct SourceHealth {
     pub deaths: u64,
     /// Messages that could not be parsed.
     pub malformed: u64,
+    /// Ends in the bounded table, waiting to be taken.
+    pub ended_waiting: u64,
+    /// How full the kernel's table is, in thousandths: the fullest namespace over the limit.
+    pub fill_permille: u64,
 }
 
 /// Why a source failed.

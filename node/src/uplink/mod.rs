@@ -4,16 +4,13 @@
 //! session, [`task`] connects for ever, [`owner::SpoolHandle`] is how they reach the spool, whose
 //! calls block. [`clock`] measures the aggregator's clock, [`metrics`] shows it all.
 
+pub mod actor;
 pub mod clock;
 pub mod core;
-pub mod metrics;
 pub mod owner;
-pub mod quic;
-pub mod task;
 mod welcome;
 mod window;
 
 pub use self::clock::OffsetClock;
 pub use self::core::{Ended, Order, Step, Uplink, UplinkConfig, UplinkTotals};
-pub use self::metrics::UplinkMetrics;
 pub use self::owner::{SpoolGone, SpoolHandle};

@@ -26,7 +26,7 @@ pub struct Builder {
     v4: Dictionary<Ipv4Addr>,
     v6: Dictionary<Ipv6Addr>,
     class: Vec<u16>,
-    flow: Deltas,
+    flow: Vec<u64>,
     addresses: [Varints; 4],
     ports: [Vec<u16>; 4],
     /// One a record; 0 where there is none.
@@ -56,7 +56,7 @@ impl Builder {
             v4: Dictionary::default(),
             v6: Dictionary::default(),
             class: Vec::new(),
-            flow: Deltas::default(),
+            flow: Vec::new(),
             addresses: Default::default(),
             ports: Default::default(),
             start: Vec::new(),
@@ -201,7 +201,7 @@ impl Builder {
         self.write_dictionaries();
         let writer = &mut self.writer;
         writer.planes(CLASS, &self.class);
-        writer.deltas(FLOW, &self.flow);
+        writer.smooth(FLOW, &self.flow);
         for (tag, column) in [SRC, DST, REPLY_SRC, REPLY_DST].into_iter().zip(&self.addresses) {
             writer.varints(tag, column);
         }

@@ -433,8 +433,18 @@ pub(super) const fn unzigzag(value: u64) -> u64 {
     value >> 1 ^ (value & 1).wrapping_neg()
 }
 
+/// Writes LEB128. Lengths vary without a pattern that a processor could predict, so the usual
+/// numbers take no branch: eight bytes are written and the unused ones given back.
 #[inline]
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    if value >> 56 == 0 {
+        let length = (70 - (value | 1).leading_zeros() as usize) / 7;
+        let more = MORE & ((1 << (8 * (length - 1))) - 1);
+        let start = out.len();
+        out.extend_from_slice(&(spread(value) | more).to_le_bytes());
+        out.truncate(start + length);
+        return;
+    }
     while value >= 0x80 {
         out.push(low_byte(value) | 0x80);
         value >>= 7;
@@ -442,9 +452,24 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(low_byte(value));
 }
 
-/// Reads LEB128; `None` where the bytes end first or the number exceeds 64 bits.
+/// Reads LEB128; `None` where the bytes end first or the number exceeds 64 bits. Without a branch
+/// on the length, as in [`put_varint`], where eight bytes are at hand.
 #[inline]
 fn get_varint(bytes: &mut &[u8]) -> Option<u64> {
+    if let Some(word) = bytes.first_chunk::<8>() {
+        let word = u64::from_le_bytes(*word);
+        let ends = !word & MORE;
+        if ends != 0 {
+            let length = ends.trailing_zeros() as usize / 8 + 1;
+            *bytes = bytes.get(length..)?;
+            // All bits up to the first end.
+            return Some(gather(word & (ends ^ (ends - 1))));
+        }
+    }
+    get_long_varint(bytes)
+}
+
+fn get_long_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = bytes.split_first()?;
@@ -459,6 +484,25 @@ fn get_varint(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// The bit of each byte that says that another one follows.
+const MORE: u64 = 0x8080_8080_8080_8080;
+
+/// The low 56 bits, seven to a byte.
+#[inline]
+const fn spread(value: u64) -> u64 {
+    let value = value & 0x0fff_ffff | (value & 0x00ff_ffff_f000_0000) << 4;
+    let value = value & 0x0000_3fff_0000_3fff | (value & 0x0fff_c000_0fff_c000) << 2;
+    value & 0x007f_007f_007f_007f | (value & 0x3f80_3f80_3f80_3f80) << 1
+}
+
+/// The inverse of [`spread`]; the highest bit of each byte is ignored.
+#[inline]
+const fn gather(value: u64) -> u64 {
+    let value = value & 0x007f_007f_007f_007f | (value & 0x7f00_7f00_7f00_7f00) >> 1;
+    let value = value & 0x0000_3fff_0000_3fff | (value & 0x3fff_0000_3fff_0000) >> 2;
+    value & 0x0fff_ffff | (value & 0x0fff_ffff_0000_0000) >> 4
 }
 
 #[inline]
@@ -477,4 +521,54 @@ fn range<T: Copy + Into<u64>>(values: &[T]) -> (u64, u64) {
         Some(range.map_or((value, value), |(least, most)| (least.min(value), most.max(value))))
     })
     .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_are_leb128_of_every_length() {
+        for bits in 0..=64u32 {
+            let top = if bits == 0 { 0 } else { u64::MAX >> (64 - bits) };
+            for value in [top, top.wrapping_add(1), top ^ 0x5555_5555_5555_5555 & top] {
+                let mut expected = Vec::new();
+                let mut rest = value;
+                while rest >= 0x80 {
+                    expected.push(low_byte(rest) | 0x80);
+                    rest >>= 7;
+                }
+                expected.push(low_byte(rest));
+                let mut found = vec![1, 2, 3];
+                put_varint(&mut found, value);
+                assert_eq!(found[3..], expected, "{value:#x}");
+                // With bytes behind it, and at the end of the input.
+                for behind in [0, 1, 8] {
+                    let bytes = [&expected[..], &vec![0xff; behind]].concat();
+                    let mut rest = bytes.as_slice();
+                    assert_eq!(get_varint(&mut rest), Some(value));
+                    assert_eq!(rest.len(), behind);
+                }
+                let mut cut = &expected[..expected.len() - 1];
+                assert_eq!(get_varint(&mut cut), None);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_more_than_64_bits_are_none() {
+        let mut bytes = [0xffu8; 12].as_slice();
+        assert_eq!(get_varint(&mut bytes), None);
+        let mut bytes = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2].as_slice();
+        assert_eq!(get_varint(&mut bytes), None);
+    }
+
+    #[test]
+    fn zigzag_folds_both_signs() {
+        for value in [0, 1, -1, 2, -2, i64::MAX, i64::MIN] {
+            assert_eq!(unzigzag(zigzag(value.cast_unsigned())).cast_signed(), value);
+        }
+        assert_eq!(zigzag((-1i64).cast_unsigned()), 1);
+        assert_eq!(zigzag(1), 2);
+    }
 }

@@ -38,13 +38,6 @@ pub fn decode(frame: &Frame) -> Result<(BatchHeader, Vec<Record>), BatchError> {
     Ok((header, records))
 }
 
-/// Reads the columns of a batch as they lie under their compression.
-#[cfg(test)]
-pub(super) fn columns_of(frame: &Frame) -> Result<Vec<u8>, BatchError> {
-    let (header, packed) = parse_header(frame)?;
-    compress::unpack(header.compression, packed, header.decompressed as usize)
-}
-
 fn parse_header(frame: &Frame) -> Result<(BatchHeader, &[u8]), BatchError> {
     let kind = frame.kind();
     if kind != Kind::BATCH {

@@ -2,5 +2,12 @@
 
 extern crate conntracct_wire as wire;
 
+mod corpus;
+#[path = "../../../fuzz/wire.rs"]
+mod fuzz;
+mod golden;
+mod hostile;
+mod hostile_batch;
 mod round_trip;
+mod samples;
 mod strategy;

@@ -1,0 +1,110 @@
+use std::collections::BTreeMap;
+
+use clap::Parser;
+use daemon::config::chain;
+
+use super::*;
+use crate::cli::Cli;
+
+fn surroundings(variables: &[(&str, &str)]) -> Surroundings {
+    Surroundings {
+        variables: variables
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect::<BTreeMap<String, String>>(),
+        home: None,
+        state_home: None,
+        system: "/nowhere".into(),
+        hostname: "centre".into(),
+        root: true,
+    }
+}
+
+/// What a command line and an environment make.
+fn load(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+    let cli = Cli::try_parse_from([&["conntracct-aggregator"], arguments].concat()).unwrap();
+    Config::load(None, &surroundings(variables), cli.flags(), cli.general.debug)
+        .map(|(config, _raw)| config)
+        .map_err(|error| chain(&error))
+}
+
+#[test]
+fn defaults_are_those_of_the_limits_table() {
+    let config = load(&[], &[]).unwrap();
+    assert_eq!(config.listen, "[::]:4433".parse().unwrap());
+    let state = Path::new("/var/lib/conntracct-aggregator");
+    assert_eq!(config.state_dir, state);
+    assert_eq!(config.store, StoreChoice::Sqlite(state.join("flows.db")));
+    assert_eq!(config.pki, state.join("pki"));
+    assert_eq!(config.spool_age_max, Duration::from_secs(7 * 86_400));
+    let limits = Limits {
+        nodes: 10_000,
+        decode_budget: 256 << 20,
+        transaction_rows: 10_000,
+        transaction_time: Duration::from_millis(250),
+    };
+    assert_eq!(config.limits, limits);
+    let http = config.http.unwrap();
+    assert_eq!(http.addresses, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(http.token, Some(state.join("http-token")), "a token even on loopback");
+}
+
+#[test]
+fn every_flag_arrives() {
+    let config = load(
+        &[
+            "--listen",
+            "127.0.0.1:1",
+            "--store",
+            "sqlite:///data/x.db",
+            "--pki",
+            "/pki",
+            "--state-dir",
+            "/state",
+            "--http",
+            "[::1]:9",
+            "-d",
+        ],
+        &[("CONNTRACCT_LISTEN", "127.0.0.1:2"), ("CONNTRACCT_LIMITS__NODES", "5")],
+    )
+    .unwrap();
+    assert_eq!(config.listen, "127.0.0.1:1".parse().unwrap(), "the flag beats the environment");
+    assert_eq!(config.store, StoreChoice::Sqlite("/data/x.db".into()));
+    assert_eq!(config.pki, Path::new("/pki"));
+    assert_eq!(config.state_dir, Path::new("/state"));
+    assert_eq!(config.http.unwrap().addresses, ["[::1]:9".parse().unwrap()]);
+    assert_eq!(config.limits.nodes, 5, "the environment beats the default");
+    assert_eq!(load(&["--http", "off"], &[]).unwrap().http, None);
+    let moved = load(&["--state-dir", "/state"], &[]).unwrap();
+    assert_eq!(moved.store, StoreChoice::Sqlite("/state/flows.db".into()));
+}
+
+#[test]
+fn what_is_not_legal_is_named_with_what_is() {
+    for (arguments, complaint) in [
+        (&["--listen", "4433"][..], "--listen: `listen` is \"4433\", but must be ADDRESS:PORT"),
+        (&["--store", "flows.db"], "--store: `store` must be sqlite:PATH"),
+        (&["--store", "sqlite:"], "--store: `store` must be sqlite:PATH"),
+        (&["--http", "0.0.0.0:8080"], "--http: `api_endpoint` is \"0.0.0.0:8080\", which others"),
+    ] {
+        let error = load(arguments, &[]).unwrap_err();
+        assert!(error.starts_with(complaint), "{error}");
+    }
+    for (name, value, complaint) in [
+        ("CONNTRACCT_SPOOL_AGE_MAX", "1m", "`spool_age_max` is 1m, but must be from 1h to"),
+        ("CONNTRACCT_LIMITS__NODES", "0", "`limits.nodes` is 0, but must be from 1 to 1000000"),
+        ("CONNTRACCT_LIMITS__DECODE_BUDGET", "1MiB", "`limits.decode_budget` is 1MiB, but must be"),
+        ("CONNTRACCT_LIMITS__TRANSACTION_TIME", "1m", "`limits.transaction_time` is 1m, but must"),
+    ] {
+        let error = load(&[], &[(name, value)]).unwrap_err();
+        assert!(error.starts_with(&format!("environment variable {name}: {complaint}")), "{error}");
+    }
+}
+
+#[test]
+fn a_password_in_a_refused_address_is_not_repeated() {
+    let error = load(&["--store", "postgres://me:hunter2@db/flows"], &[]).unwrap_err();
+    assert!(error.contains("PostgreSQL") && !error.contains("hunter2"), "{error}");
+    let error = load(&["--store", "mysql://me:hunter2@db/flows"], &[]).unwrap_err();
+    assert!(!error.contains("hunter2"), "{error}");
+}

@@ -1,0 +1,364 @@
+//! One change set in the making: reads memory, writes only itself.
+
+use flow::clock::{self, Basis, Placement, Span};
+use flow::count::{EntryCount, Growth, Observed};
+use flow::record::Interval;
+use flow::{Birth, BootNanos, NetnsId, Record, RecordFlags, Seq, UnixNanos, view};
+use hashbrown::HashMap;
+
+use super::frame::{Body, Frame};
+use super::memory::{Change, Counted, Entry, EpochState, Memory, Node};
+use super::metrics::CountStats;
+use super::{CountError, CounterConfig};
+use crate::store::row::{
+    BatchRow, ChangeSet, EndedEntry, EpochAdvance, EpochRow, FlowRow, FrameName, GapRow, Identity,
+    NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
+};
+
+/// The start of an entry as a time, where the batch that brings its first record confirms it;
+/// both ends of the span are that moment.
+pub(super) fn start_of(
+    record: &Record,
+    interval: &Interval,
+    basis: &Basis,
+    before: Option<BootNanos>,
+) -> Option<Span> {
+    let start = record.birth.start()?;
+    let born = clock::kernel_start(&interval.clock, start, before, record.until)?;
+    basis.span(born, born)
+}
+
+/// A change set and what memory becomes once it is committed.
+#[derive(Debug)]
+pub struct Draft {
+    set: ChangeSet,
+    stats: CountStats,
+    change: Change,
+}
+
+impl Draft {
+    /// An empty draft over `memory`.
+    pub(super) fn new<'m>(config: &'m CounterConfig, memory: &'m Memory) -> Drafting<'m> {
+        let change = Change { ids: memory.ids, latest: memory.latest, ..Change::default() };
+        Drafting {
+            config,
+            memory,
+            set: ChangeSet::default(),
+            stats: CountStats::default(),
+            change,
+            advances: HashMap::default(),
+            fresh_rows: HashMap::default(),
+        }
+    }
+
+    /// The set to be committed.
+    #[must_use]
+    pub const fn set(&self) -> &ChangeSet {
+        &self.set
+    }
+
+    pub(super) fn into_parts(self) -> (ChangeSet, CountStats, Change) {
+        (self.set, self.stats, self.change)
+    }
+}
+
+/// What all records of one frame share.
+struct Context<'f> {
+    frame: &'f Frame,
+    index: u32,
+    node: NodeNo,
+    /// Receipt, raised so that marks strictly grow.
+    mark: UnixNanos,
+    interval: &'f Interval,
+    basis: Basis,
+    before: Option<BootNanos>,
+}
+
+/// See [`Draft`].
+pub(super) struct Drafting<'m> {
+    config: &'m CounterConfig,
+    memory: &'m Memory,
+    set: ChangeSet,
+    stats: CountStats,
+    change: Change,
+    /// Index into the set's advances.
+    advances: HashMap<(NodeNo, flow::Epoch), usize, foldhash::fast::RandomState>,
+    /// Index into the set's observers, of entries seen first in it.
+    fresh_rows: HashMap<crate::store::row::EntryNo, usize, foldhash::fast::RandomState>,
+}
+
+impl Drafting<'_> {
+    pub(super) fn finish(self) -> Draft {
+        Draft { set: self.set, stats: self.stats, change: self.change }
+    }
+
+    /// Counts one frame.
+    pub(super) fn frame(&mut self, frame: &Frame) -> Result<(), CountError> {
+        let mark = self.next_mark(frame.received);
+        let index = u32::try_from(self.set.frames.len())
+            .map_err(|_over| CountError::Exhausted { what: "frame of one set" })?;
+        let mut node = self.node(frame, mark)?;
+        let (node_no, epoch) = (node.row.node, frame.epoch);
+        let state = node.epochs.entry(epoch).or_insert_with(|| EpochState {
+            row: EpochRow {
+                node: node_no,
+                epoch,
+                committed: Seq::NONE,
+                digest: frame.digest,
+                begun: mark,
+                last_gap: None,
+                sweep: None,
+            },
+            interval: None,
+            before: None,
+        });
+        let committed = state.row.committed;
+        if frame.first != committed.next() || frame.last < frame.first {
+            let node = frame.node.clone();
+            return Err(CountError::Order { node, first: frame.first, committed });
+        }
+        state.row.committed = frame.last;
+        state.row.digest = frame.digest;
+        let name = FrameName { node: node_no, epoch, seq: frame.first };
+        self.set.frames.push(name);
+        self.stats.frames += 1;
+        match &frame.body {
+            Body::Batch { interval, records } => {
+                let before = state.sweep_before(interval);
+                state.swept(interval);
+                let basis = Basis::of(interval, frame.clock.as_ref());
+                let context =
+                    Context { frame, index, node: node_no, mark, interval, basis, before };
+                for record in records {
+                    self.record(&context, record)?;
+                }
+                self.batch_row(&context, name, records.len());
+            }
+            Body::Gap(gap) => {
+                if frame.is_gap_in_place() {
+                    state.row.last_gap = Some(mark);
+                }
+                self.stats.gaps += 1;
+                self.set.gaps.push(GapRow {
+                    name,
+                    last: frame.last,
+                    reason: gap.reason,
+                    boot: gap.boot,
+                    at: gap.at,
+                    received: frame.received,
+                    flows: gap.flows,
+                    lost: gap.lost,
+                    note: gap.note.clone(),
+                });
+            }
+        }
+        let row = state.row;
+        self.advance(frame.first, row);
+        self.change.nodes.insert(frame.node.clone(), node);
+        Ok(())
+    }
+
+    /// A receipt later than every one before it, by a microsecond at least (what stores keep).
+    fn next_mark(&mut self, received: UnixNanos) -> UnixNanos {
+        let after = UnixNanos(self.change.latest.0.saturating_add(1_000));
+        let mark = UnixNanos(received.max(after).micros_floor().saturating_mul(1_000));
+        self.change.latest = mark;
+        mark
+    }
+
+    /// The frame's node as this set leaves it so far; noted as new or switched where it is.
+    fn node(&mut self, frame: &Frame, mark: UnixNanos) -> Result<Node, CountError> {
+        let known =
+            self.change.nodes.get(&frame.node).or_else(|| self.memory.nodes.get(&frame.node));
+        let Some(node) = known else {
+            self.change.ids.node = next_id(self.change.ids.node, NodeNo::next, "node")?;
+            let node = self.change.ids.node;
+            let name = frame.node.clone();
+            let row = NodeRow { node, name, epoch: frame.epoch, epoch_since: mark };
+            self.set.new_nodes.push(row.clone());
+            return Ok(Node { row, epochs: HashMap::default() });
+        };
+        let mut node = node.clone();
+        if node.row.epoch != frame.epoch {
+            node.row.epoch = frame.epoch;
+            node.row.epoch_since = mark;
+            // One row a node: the last word counts.
+            let rows = &mut self.set;
+            let same = |row: &&mut NodeRow| row.node == node.row.node;
+            match rows.new_nodes.iter_mut().chain(&mut rows.switched).find(same) {
+                Some(row) => *row = node.row.clone(),
+                None => rows.switched.push(node.row.clone()),
+            }
+        }
+        Ok(node)
+    }
+
+    fn advance(&mut self, first: Seq, row: EpochRow) {
+        let at = *self.advances.entry((row.node, row.epoch)).or_insert_with(|| {
+            self.set.advances.push(EpochAdvance { first, row });
+            self.set.advances.len() - 1
+        });
+        if let Some(advance) = self.set.advances.get_mut(at) {
+            advance.row = row;
+        }
+    }
+
+    fn batch_row(&mut self, context: &Context<'_>, name: FrameName, records: usize) {
+        self.set.batches.push(BatchRow {
+            name,
+            digest: context.frame.digest,
+            received: context.frame.received,
+            records: u32::try_from(records).unwrap_or(u32::MAX),
+            interval: *context.interval,
+        });
+    }
+
+    fn netns(&mut self, node: NodeNo, id: NetnsId) -> Result<NetnsNo, CountError> {
+        let key = (node, id);
+        if let Some(netns) = self.memory.netns.get(&key).or_else(|| self.change.netns.get(&key)) {
+            return Ok(*netns);
+        }
+        let netns = next_id(self.change.ids.netns, NetnsNo::next, "network namespace")?;
+        self.change.ids.netns = netns;
+        self.change.netns.insert(key, netns);
+        self.set.netns.push(NetnsRow { netns, node, id });
+        Ok(netns)
+    }
+
+    /// Counts one record.
+    fn record(&mut self, context: &Context<'_>, record: &Record) -> Result<(), CountError> {
+        let netns = self.netns(context.node, record.netns)?;
+        let identity = Identity::of(netns, &record.entry());
+        let known =
+            self.change.entries.get(&identity).or_else(|| self.memory.entries.get(&identity));
+        let mut entry = match known {
+            Some(entry) => *entry,
+            None => self.first_sight(context, netns, record)?,
+        };
+        if entry.counted == Counted::Unknown {
+            // The plan asked for the rows of those whose node may be wrong about this.
+            entry.count.counted = record.base();
+            entry.counted = Counted::Known;
+        }
+        let (growth, row) = self.count(context, record, netns, &mut entry);
+        self.stats.record(record, &growth, &row);
+        self.set.flows.push(row);
+        entry.touched = context.mark;
+        if record.flags.has(RecordFlags::END) && entry.ended.is_none() {
+            entry.ended = Some(context.mark);
+            self.end(&entry, context.mark);
+        }
+        self.change.entries.insert(identity, entry);
+        Ok(())
+    }
+
+    fn end(&mut self, entry: &Entry, at: UnixNanos) {
+        let fresh = self.fresh_rows.get(&entry.entry);
+        match fresh.and_then(|at| self.set.observers.get_mut(*at)) {
+            Some(row) => row.ended = Some(at),
+            None => self.set.ended.push(EndedEntry { entry: entry.entry, at }),
+        }
+    }
+
+    fn first_sight(
+        &mut self,
+        context: &Context<'_>,
+        netns: NetnsNo,
+        record: &Record,
+    ) -> Result<Entry, CountError> {
+        let ids = &mut self.change.ids;
+        ids.entry = next_id(ids.entry, crate::store::row::EntryNo::next, "entry")?;
+        // One observer: every entry is a path of its own.
+        ids.path = next_id(ids.path, crate::store::row::PathNo::next, "path")?;
+        let (entry, path) = (ids.entry, ids.path);
+        let start = start_of(record, context.interval, &context.basis, context.before)
+            .map(|span| span.until);
+        self.fresh_rows.insert(entry, self.set.observers.len());
+        self.set.observers.push(ObserverRow {
+            entry,
+            path,
+            node: context.node,
+            netns,
+            zone: record.zone,
+            inside: view::inside(&record.orig),
+            outside: view::outside(&record.reply),
+            birth: record.birth,
+            start,
+            fresh: record.flags.has(RecordFlags::FRESH),
+            seen: context.mark,
+            ended: None,
+            base: flow::Counters::ZERO,
+            frame: context.index,
+        });
+        self.stats.first_sights += 1;
+        self.stats.start_unknown += u64::from(matches!(record.birth, Birth::Id(_)));
+        Ok(Entry {
+            entry,
+            path,
+            count: EntryCount { start, ..EntryCount::default() },
+            counted: Counted::Known,
+            seen: context.mark,
+            touched: context.mark,
+            ended: None,
+        })
+    }
+
+    /// The growth of `entry` by this record, and the row that says so.
+    fn count(
+        &self,
+        context: &Context<'_>,
+        record: &Record,
+        netns: NetnsNo,
+        entry: &mut Entry,
+    ) -> (Growth, FlowRow) {
+        let span = context.basis.span(record.since, record.until);
+        let place = |until| {
+            let wall = context.interval.clock.wall;
+            clock::place(until, wall, context.frame.received, self.config.horizon)
+        };
+        let stray = matches!(place(span.map(|span| span.until)), Placement::Stray(_));
+        let observed = Observed {
+            cum: record.cum,
+            base: record.base(),
+            // An impossible time is kept with its row, and tells nothing about other readings.
+            span: if stray { None } else { span },
+        };
+        let (count, growth) = entry.count.count(&observed);
+        entry.count = count;
+        let span = if stray { span } else { growth.span };
+        let (Placement::Normal(time) | Placement::Stray(time)) = place(span.map(|span| span.until));
+        let ours = record.flags.with_if(RecordFlags::TIME_UNKNOWN, span.is_none());
+        let row = FlowRow {
+            time,
+            since: span.and_then(|span| span.since),
+            slack: span.map(|span| span.slack),
+            entry_start: entry.count.start,
+            path: entry.path,
+            entry: entry.entry,
+            counted: growth.growth,
+            raw: growth.growth,
+            seq: context.frame.first,
+            mark: record.mark,
+            node: context.node,
+            netns,
+            zone: record.zone,
+            inside: view::inside(&record.orig),
+            outside: view::outside(&record.reply),
+            flags: (record.status.0 & 0xffff) | u32::from(ours.0) << 16,
+            tcp: record.tcp,
+            stray: stray.then_some(context.frame.received),
+            frame: context.index,
+        };
+        (growth, row)
+    }
+}
+
+/// The next number, or that there is none.
+fn next_id<T: Copy + PartialEq>(
+    last: T,
+    next: impl Fn(T) -> T,
+    what: &'static str,
+) -> Result<T, CountError> {
+    let id = next(last);
+    if id == last { Err(CountError::Exhausted { what }) } else { Ok(id) }
+}

@@ -1,0 +1,260 @@
+//! What the counter knows without asking: committed truth only.
+
+use std::time::Duration;
+
+use flow::clock::Span;
+use flow::count::EntryCount;
+use flow::record::Interval;
+use flow::{BootNanos, Counters, Epoch, NetnsId, NodeName, UnixNanos};
+use hashbrown::{HashMap, HashSet};
+
+use super::frame::Frame;
+use crate::store::row::{
+    EntryNo, EpochRow, Identity, LastIds, Loaded, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
+    PathNo, Sweep,
+};
+
+type State = foldhash::fast::RandomState;
+
+/// Whether an entry's count is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// It is in [`Entry::count`].
+    Known,
+    /// It has not been asked for since the entry was loaded: it is what its node believes, where
+    /// [`Node::base_is_counted`], and the sum of its rows otherwise.
+    Unknown,
+}
+
+/// An entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) entry: EntryNo,
+    pub(super) path: PathNo,
+    pub(super) count: EntryCount,
+    pub(super) counted: Counted,
+    /// Mark of its first record.
+    pub(super) seen: UnixNanos,
+    /// Mark of its last one; since a restart that of its first.
+    pub(super) touched: UnixNanos,
+    /// Mark of its end.
+    pub(super) ended: Option<UnixNanos>,
+}
+
+/// Progress of an epoch, and where its sweeps are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EpochState {
+    pub(super) row: EpochRow,
+    /// Number of the last interval.
+    pub(super) interval: Option<u64>,
+    /// The last complete sweep before that interval.
+    pub(super) before: Option<Sweep>,
+}
+
+impl EpochState {
+    /// The last complete sweep before `interval`: an entry that it did not show was born later.
+    pub(super) fn sweep_before(&self, interval: &Interval) -> Option<BootNanos> {
+        let same = self.interval == Some(interval.number);
+        let sweep = if same { self.before } else { self.row.sweep }?;
+        (sweep.boot == interval.boot).then_some(sweep.begin)
+    }
+
+    /// Moves on over a frame of `interval`.
+    pub(super) fn swept(&mut self, interval: &Interval) {
+        if self.interval != Some(interval.number) {
+            self.interval = Some(interval.number);
+            self.before = self.row.sweep;
+        }
+        let begin = match self.row.sweep {
+            Some(last) if last.boot == interval.boot => last.begin.max(interval.sweep_begin),
+            _ => interval.sweep_begin,
+        };
+        self.row.sweep = Some(Sweep { boot: interval.boot, begin });
+    }
+}
+
+/// A node and its epochs.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) row: NodeRow,
+    pub(super) epochs: HashMap<Epoch, EpochState, State>,
+}
+
+impl Node {
+    /// Whether what the node believes was reported of `entry` is what was counted: all of the
+    /// node's frames since the entry's first one are of this one epoch, without a hole.
+    ///
+    /// Frames of an epoch are committed in order, so a base that the node wrote into a frame is
+    /// what it had written into those before. Another epoch, before or in between, may have known
+    /// less (its baselines given up) or more (its frames never arrived).
+    pub(super) fn base_is_counted(&self, set: &[Frame], frame: &Frame, entry: &Entry) -> bool {
+        let unbroken = |other: &&Frame| {
+            other.node == frame.node && (other.epoch != frame.epoch || other.is_gap_in_place())
+        };
+        self.row.epoch == frame.epoch
+            && entry.seen >= self.row.epoch_since
+            && self
+                .epochs
+                .get(&frame.epoch)
+                .is_some_and(|state| state.row.last_gap.is_none_or(|gap| gap < entry.seen))
+            && !set.iter().any(|other| unbroken(&other))
+    }
+
+    /// See [`EpochState::sweep_before`].
+    pub(super) fn sweep_before(&self, epoch: Epoch, interval: &Interval) -> Option<BootNanos> {
+        self.epochs.get(&epoch)?.sweep_before(interval)
+    }
+}
+
+/// What a committed set changes.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    pub(super) nodes: HashMap<NodeName, Node, State>,
+    pub(super) netns: HashMap<(NodeNo, NetnsId), NetnsNo, State>,
+    pub(super) entries: HashMap<Identity, Entry, State>,
+    pub(super) ids: LastIds,
+    pub(super) latest: UnixNanos,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) nodes: HashMap<NodeName, Node, State>,
+    pub(super) netns: HashMap<(NodeNo, NetnsId), NetnsNo, State>,
+    pub(super) entries: HashMap<Identity, Entry, State>,
+    pub(super) ids: LastIds,
+    /// The latest mark given out: a receipt, raised so that marks strictly grow whatever the
+    /// aggregator's clock does.
+    pub(super) latest: UnixNanos,
+    /// Entries that were heard of last at or before this may be in the store without being here.
+    pub(super) forgotten: Option<UnixNanos>,
+}
+
+impl Memory {
+    pub(super) fn from_loaded(loaded: Loaded) -> Self {
+        let mut memory = Self { ids: loaded.ids, forgotten: loaded.forgotten, ..Self::default() };
+        let mut names = HashMap::<NodeNo, NodeName, State>::default();
+        for row in loaded.nodes {
+            memory.mark(row.epoch_since);
+            names.insert(row.node, row.name.clone());
+            let node = Node { row, epochs: HashMap::default() };
+            memory.nodes.insert(node.row.name.clone(), node);
+        }
+        for row in loaded.epochs {
+            memory.mark(row.begun.max(row.last_gap.unwrap_or(row.begun)));
+            let node = names.get(&row.node).and_then(|name| memory.nodes.get_mut(name));
+            if let Some(node) = node {
+                let state = EpochState { row, interval: None, before: None };
+                node.epochs.insert(row.epoch, state);
+            }
+        }
+        for NetnsRow { netns, node, id } in loaded.netns {
+            memory.netns.insert((node, id), netns);
+        }
+        memory.mark(loaded.forgotten.unwrap_or_default());
+        memory.entries.reserve(loaded.observers.len());
+        for row in &loaded.observers {
+            memory.recall(row);
+        }
+        memory
+    }
+
+    fn mark(&mut self, at: UnixNanos) {
+        self.latest = self.latest.max(at);
+    }
+
+    /// Takes an entry the store has; one that is here already is newer.
+    pub(super) fn recall(&mut self, row: &ObserverRow) {
+        self.mark(row.seen.max(row.ended.unwrap_or(row.seen)));
+        let entry = Entry {
+            entry: row.entry,
+            path: row.path,
+            count: EntryCount { counted: row.base, reached: None, start: row.start },
+            counted: Counted::Unknown,
+            seen: row.seen,
+            touched: row.ended.unwrap_or(row.seen).max(row.seen),
+            ended: row.ended,
+        };
+        self.entries.entry(row.identity()).or_insert(entry);
+    }
+
+    /// All entries of `nodes` whose count is not known, and the first mark among them: whoever
+    /// must scan rows for one scans for all.
+    pub(super) fn uncounted_of(&self, nodes: &HashSet<NodeNo, State>) -> (Vec<EntryNo>, UnixNanos) {
+        let mut first = UnixNanos(i64::MAX);
+        if nodes.is_empty() {
+            return (Vec::new(), first);
+        }
+        let netns: HashSet<NetnsNo, State> = self
+            .netns
+            .iter()
+            .filter(|((node, _), _)| nodes.contains(node))
+            .map(|(_, netns)| *netns)
+            .collect();
+        let mut entries = Vec::new();
+        for (identity, entry) in &self.entries {
+            if entry.counted == Counted::Unknown && netns.contains(&identity.netns) {
+                first = first.min(entry.seen);
+                entries.push(entry.entry);
+            }
+        }
+        entries.sort_unstable();
+        (entries, first)
+    }
+
+    /// Takes what rows say of the entries asked for; one without rows has counted nothing.
+    pub(super) fn take_counts(&mut self, asked: &[EntryNo], counted: &[(EntryNo, Counters)]) {
+        if asked.is_empty() {
+            return;
+        }
+        let sums: HashMap<EntryNo, Counters, State> = counted.iter().copied().collect();
+        let asked: HashSet<EntryNo, State> = asked.iter().copied().collect();
+        for entry in self.entries.values_mut() {
+            if entry.counted == Counted::Unknown && asked.contains(&entry.entry) {
+                entry.count.counted = sums.get(&entry.entry).copied().unwrap_or_default();
+                entry.counted = Counted::Known;
+            }
+        }
+    }
+
+    /// Whether an entry born at `start` would be here if the store had it. Half the memory horizon
+    /// is left for steps of the clocks that `start` and the marks come from.
+    pub(super) fn remembers(&self, start: Span, memory_horizon: Duration) -> bool {
+        let margin = (memory_horizon / 2).saturating_add(start.slack);
+        self.forgotten.is_none_or(|forgotten| start.until > forgotten.plus(margin))
+    }
+
+    /// Takes what a committed set changed.
+    pub(super) fn take(&mut self, change: Change) {
+        let Change { nodes, netns, entries, ids, latest } = change;
+        self.nodes.extend(nodes);
+        self.netns.extend(netns);
+        self.entries.extend(entries);
+        self.ids = ids;
+        self.mark(latest);
+    }
+
+    /// Forgets entries that ended before `ended_before`, then the longest silent ones over `most`.
+    pub(super) fn evict(&mut self, ended_before: UnixNanos, most: usize) {
+        let mut forgotten = self.forgotten;
+        self.entries.retain(|_, entry| {
+            let keep = entry.ended.is_none_or(|ended| ended >= ended_before);
+            if !keep {
+                forgotten = forgotten.max(Some(entry.touched));
+            }
+            keep
+        });
+        let over = self.entries.len().saturating_sub(most);
+        if over > 0 {
+            // A tenth more, so that this is rare.
+            let count = (over + most / 10).min(self.entries.len());
+            let mut touched: Vec<UnixNanos> =
+                self.entries.values().map(|entry| entry.touched).collect();
+            let (_, last, _) = touched.select_nth_unstable(count.saturating_sub(1));
+            let last = *last;
+            forgotten = forgotten.max(Some(last));
+            self.entries.retain(|_, entry| entry.touched > last);
+        }
+        self.forgotten = forgotten;
+    }
+}

@@ -1,0 +1,252 @@
+//! Counting: decoded frames become one change set.
+//!
+//! The core is pure and has three steps. [`Counter::plan`] says what must be asked of the store
+//! first; [`Counter::count`] makes a [`Draft`]: the change set, and what memory will be after it.
+//! Nothing moves until the set is committed; [`Counter::apply`] then takes the draft. A draft that
+//! was not committed is thrown away, and the same frames are counted again.
+//!
+//! Each entry has one observer here, so what it grew by is what is counted. Where several hosts
+//! see one flow, linking their entries and counting the heaviest chain of growths that cannot
+//! overlap belongs between [`flow::count`] and the row made of its result ([`draft`]); until that
+//! exists each observer's growth counts in full.
+
+mod draft;
+pub mod frame;
+mod memory;
+pub mod metrics;
+
+use std::time::Duration;
+
+use flow::{Epoch, NodeName, Seq, UnixNanos};
+use hashbrown::HashSet;
+use thiserror::Error;
+
+use crate::store::Progress;
+use crate::store::row::{ChangeSet, EntryNo, Identity, Loaded, NodeNo, ObserverRow};
+
+pub use draft::Draft;
+pub use frame::{Body, Frame};
+use memory::{Counted, Memory};
+pub use metrics::{CountMetrics, CountStats};
+
+/// Bounds of what the counter keeps and believes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterConfig {
+    /// How long an entry stays in memory after its end.
+    pub memory_horizon: Duration,
+    /// Rows with a time older than this at their receipt are stray: the longest age of a node's
+    /// spool and a day.
+    pub horizon: Duration,
+    /// Entries in memory; over it those not heard of for longest are forgotten and asked of the
+    /// store when they come back.
+    pub max_entries: usize,
+}
+
+impl Default for CounterConfig {
+    fn default() -> Self {
+        Self {
+            memory_horizon: Duration::from_secs(3_600),
+            horizon: Duration::from_secs(8 * 86_400),
+            max_entries: 8_000_000,
+        }
+    }
+}
+
+/// What must be asked of the store before frames can be counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Entries that memory does not have and the store may.
+    pub find: Vec<Identity>,
+    /// Entries whose count must come from their rows.
+    pub counted: Vec<EntryNo>,
+    /// The earliest time their rows can have.
+    pub counted_from: UnixNanos,
+}
+
+impl Needs {
+    /// Whether nothing is needed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.find.is_empty() && self.counted.is_empty()
+    }
+}
+
+/// What the store has been asked already for one set of frames.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    absent: HashSet<Identity, foldhash::fast::RandomState>,
+    thorough: bool,
+}
+
+impl Asked {
+    /// Nothing asked yet; every entry that is not in memory will be asked for, whatever the
+    /// clocks say about its age. For frames that the store refused because an entry exists.
+    #[must_use]
+    pub fn thorough() -> Self {
+        Self { thorough: true, ..Self::default() }
+    }
+
+    /// Whether this is a [`Asked::thorough`] one.
+    #[must_use]
+    pub const fn is_thorough(&self) -> bool {
+        self.thorough
+    }
+}
+
+/// Why frames cannot be counted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CountError {
+    /// They do not follow what is committed.
+    #[error("frame {first} of {node} does not follow {committed}")]
+    Order {
+        /// Their node.
+        node: NodeName,
+        /// The frame's first number.
+        first: Seq,
+        /// The last number committed or counted before it.
+        committed: Seq,
+    },
+    /// The store's numbers for nodes, namespaces or entries are used up.
+    #[error("the store has no number left for another {what}")]
+    Exhausted {
+        /// For what.
+        what: &'static str,
+    },
+}
+
+/// What has been counted, as far as it is in memory, and how to count on.
+#[derive(Debug)]
+pub struct Counter {
+    config: CounterConfig,
+    memory: Memory,
+}
+
+impl Counter {
+    /// A counter that goes on from what a store loaded.
+    #[must_use]
+    pub fn new(config: CounterConfig, loaded: Loaded) -> Self {
+        Self { config, memory: Memory::from_loaded(loaded) }
+    }
+
+    /// What is committed of a (node, epoch); `None` where nothing is.
+    #[must_use]
+    pub fn progress(&self, node: &NodeName, epoch: Epoch) -> Option<Progress> {
+        let row = self.memory.nodes.get(node)?.epochs.get(&epoch)?.row;
+        Some(Progress { committed: row.committed, digest: row.digest })
+    }
+
+    /// Progress of every (node, epoch).
+    pub fn all_progress(&self) -> impl Iterator<Item = (&NodeName, Epoch, Progress)> {
+        self.memory.nodes.iter().flat_map(|(name, node)| {
+            node.epochs.iter().map(move |(epoch, state)| {
+                let row = state.row;
+                (name, *epoch, Progress { committed: row.committed, digest: row.digest })
+            })
+        })
+    }
+
+    /// A node's row number, once a frame of it was committed.
+    #[must_use]
+    pub fn node_no(&self, name: &NodeName) -> Option<NodeNo> {
+        self.memory.nodes.get(name).map(|node| node.row.node)
+    }
+
+    /// Entries in memory.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.memory.entries.len()
+    }
+
+    /// What must be asked before `frames` can be counted. Ask, [`Counter::learn`], and plan again
+    /// until nothing is needed: entries found may need their count next.
+    #[must_use]
+    pub fn plan(&self, frames: &[Frame], asked: &Asked) -> Needs {
+        let mut find = HashSet::<Identity, foldhash::fast::RandomState>::default();
+        let mut nodes = HashSet::<NodeNo, foldhash::fast::RandomState>::default();
+        for frame in frames {
+            // A node seen first has nothing in the store.
+            let Some(node) = self.memory.nodes.get(&frame.node) else { continue };
+            let Body::Batch { interval, records } = &frame.body else { continue };
+            let before = node.sweep_before(frame.epoch, interval);
+            let basis = flow::clock::Basis::of(interval, frame.clock.as_ref());
+            for record in records {
+                // Nor has a namespace seen first.
+                let Some(netns) = self.memory.netns.get(&(node.row.node, record.netns)) else {
+                    continue;
+                };
+                let identity = Identity::of(*netns, &record.entry());
+                match self.memory.entries.get(&identity) {
+                    Some(entry) => {
+                        if entry.counted == Counted::Unknown
+                            && !node.base_is_counted(frames, frame, entry)
+                        {
+                            nodes.insert(node.row.node);
+                        }
+                    }
+                    None => {
+                        let young = || {
+                            let start = draft::start_of(record, interval, &basis, before)?;
+                            Some(self.memory.remembers(start, self.config.memory_horizon))
+                        };
+                        if self.memory.forgotten.is_some()
+                            && !asked.absent.contains(&identity)
+                            && (asked.thorough || young() != Some(true))
+                        {
+                            find.insert(identity);
+                        }
+                    }
+                }
+            }
+        }
+        let (counted, first_seen) = self.memory.uncounted_of(&nodes);
+        let counted_from = first_seen.minus(self.config.horizon);
+        Needs { find: find.into_iter().collect(), counted, counted_from }
+    }
+
+    /// Takes the store's answers to [`Needs`] into memory: committed truth, so this is allowed at
+    /// any time but between [`Counter::count`] and [`Counter::apply`].
+    pub fn learn(
+        &mut self,
+        needs: &Needs,
+        found: &[ObserverRow],
+        counted: &[(EntryNo, flow::Counters)],
+        asked: &mut Asked,
+    ) {
+        for row in found {
+            self.memory.recall(row);
+        }
+        for identity in &needs.find {
+            if !self.memory.entries.contains_key(identity) {
+                asked.absent.insert(*identity);
+            }
+        }
+        self.memory.take_counts(&needs.counted, counted);
+    }
+
+    /// Counts `frames`, each in its epoch's order. Memory stays as it is.
+    ///
+    /// # Errors
+    /// When a frame does not follow what is committed, or numbers are used up.
+    pub fn count(&self, frames: &[Frame]) -> Result<Draft, CountError> {
+        let mut draft = Draft::new(&self.config, &self.memory);
+        for frame in frames {
+            draft.frame(frame)?;
+        }
+        Ok(draft.finish())
+    }
+
+    /// Takes a committed draft.
+    pub fn apply(&mut self, draft: Draft) -> (ChangeSet, CountStats) {
+        let (set, stats, change) = draft.into_parts();
+        self.memory.take(change);
+        (set, stats)
+    }
+
+    /// Forgets entries that ended longer ago than the memory horizon, and over the bound those not
+    /// heard of for longest. Returns how many.
+    pub fn evict(&mut self, now: UnixNanos) -> usize {
+        let before = self.memory.entries.len();
+        self.memory.evict(now.minus(self.config.memory_horizon), self.config.max_entries);
+        before - self.memory.entries.len()
+    }
+}

@@ -1,0 +1,344 @@
+//! From decoded frames to committed rows: one change set at a time, whatever the store does.
+//!
+//! Without a runtime of its own: on a store whose futures are always ready
+//! ([`ModelStore`](crate::store::model::ModelStore)) nothing here ever waits, so the simulation
+//! drives it as plain code.
+
+use std::collections::HashSet;
+
+use flow::{Epoch, NodeName, Seq, StoreId, UnixNanos};
+use thiserror::Error;
+
+use crate::count::{Asked, CountError, CountMetrics, Counter, CounterConfig, Draft, Frame};
+use crate::store::row::{FrameName, NodeNo, WriterToken};
+use crate::store::{CommitError, Progress, Store, StoreError};
+
+/// What became of a frame for good, or for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Everything of (node, epoch) up to this number is committed.
+    Committed {
+        /// The node.
+        node: NodeName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The last number committed.
+        last: Seq,
+    },
+    /// The store can never keep this frame; the others went on without it.
+    Rejected {
+        /// The node.
+        node: NodeName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The frame.
+        seq: Seq,
+        /// What is wrong with it, for a person.
+        reason: String,
+    },
+    /// Not taken, because one before it of the same epoch was rejected.
+    Later {
+        /// The node.
+        node: NodeName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The frame.
+        seq: Seq,
+    },
+}
+
+/// Frames on their way into the store, and what became of those before them.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Frames to be committed, in the order of each epoch.
+    pub todo: Vec<Frame>,
+    /// What became of others; to be taken by the caller.
+    pub done: Vec<Done>,
+}
+
+/// Why work stopped.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum Stop {
+    /// The store cannot do it now: run the same work again later. Nothing is lost.
+    #[error("the store is away: {0}")]
+    Away(String),
+    /// This process must not go on.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+/// Why an aggregator must stop writing.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum Fatal {
+    /// Another process took over.
+    #[error(
+        "another aggregator has taken this store over; this one stops, the nodes keep what is \
+         not acknowledged"
+    )]
+    OtherWriter,
+    /// Memory and store disagree about what is committed; a restart reads it again.
+    #[error(
+        "memory and store disagree about epoch {epoch} of {node} (memory is before frame {first}, \
+         the store is at {committed}); restart the aggregator to read the store again"
+    )]
+    Disagree {
+        /// The node.
+        node: String,
+        /// The epoch.
+        epoch: Epoch,
+        /// The first frame of the set.
+        first: Seq,
+        /// The last frame the store says is committed.
+        committed: Seq,
+    },
+    /// Frames that nobody should have handed over, or numbers used up.
+    #[error("frames cannot be counted")]
+    Count(#[from] CountError),
+}
+
+/// A draft whose COMMIT may or may not have happened.
+#[derive(Debug)]
+struct Doubt {
+    draft: Draft,
+    /// How many of the frames to do it covers.
+    frames: usize,
+}
+
+/// Counts and commits. Memory takes a set only after its COMMIT.
+#[derive(Debug)]
+pub struct Committer<S> {
+    store: S,
+    id: StoreId,
+    token: WriterToken,
+    counter: Counter,
+    doubt: Option<Doubt>,
+    metrics: CountMetrics,
+}
+
+impl<S: Store> Committer<S> {
+    /// Takes the store over and loads what is committed. `now` decides how much of the ended
+    /// entries comes into memory.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn start(
+        store: S,
+        token: WriterToken,
+        config: CounterConfig,
+        now: UnixNanos,
+    ) -> Result<Self, StoreError> {
+        let id = store.meta().await?.store;
+        store.take_writer(token, now).await?;
+        let loaded = store.load(now.minus(config.memory_horizon)).await?;
+        let counter = Counter::new(config, loaded);
+        Ok(Self { store, id, token, counter, doubt: None, metrics: CountMetrics::default() })
+    }
+
+    /// The store's name.
+    #[must_use]
+    pub const fn store_id(&self) -> StoreId {
+        self.id
+    }
+
+    /// What counting knows.
+    #[must_use]
+    pub const fn counter(&self) -> &Counter {
+        &self.counter
+    }
+
+    /// Metrics of counting, to be registered once.
+    #[must_use]
+    pub const fn metrics(&self) -> &CountMetrics {
+        &self.metrics
+    }
+
+    /// Forgets what memory need not know.
+    pub fn evict(&mut self, now: UnixNanos) {
+        let evicted = self.counter.evict(now);
+        self.metrics.memory(self.counter.entries(), evicted);
+    }
+
+    /// Commits the work's frames. What was done stands in the work even when this stops early.
+    ///
+    /// # Errors
+    /// [`Stop::Away`]: run the same work again later, and nothing else before it.
+    /// [`Stop::Fatal`]: never run anything again.
+    pub async fn run(&mut self, work: &mut Work) -> Result<(), Stop> {
+        let mut bisect = Bisect { limit: work.todo.len(), thorough: false };
+        while !work.todo.is_empty() {
+            let frames = match self.settle(&work.todo).await? {
+                Some(frames) => Ok(frames),
+                None => self.attempt(&work.todo, &bisect).await?,
+            };
+            match frames {
+                Ok(frames) => {
+                    finish(work, frames);
+                    bisect = Bisect { limit: work.todo.len(), thorough: false };
+                }
+                Err(Refused { frame, reason }) => {
+                    let at = frame.and_then(|name| self.index_of(&work.todo, name));
+                    if let Some(bad) = bisect.narrow(at, work.todo.len()) {
+                        reject(work, bad, &reason);
+                        bisect = Bisect { limit: work.todo.len(), thorough: false };
+                    }
+                }
+            }
+        }
+        self.metrics.memory(self.counter.entries(), 0);
+        Ok(())
+    }
+
+    /// Tries to commit the first frames of `todo`: how many went in, or what was refused.
+    async fn attempt(
+        &mut self,
+        todo: &[Frame],
+        bisect: &Bisect,
+    ) -> Result<Result<usize, Refused>, Stop> {
+        let frames = todo.get(..bisect.limit).unwrap_or(todo);
+        let mut asked = if bisect.thorough { Asked::thorough() } else { Asked::default() };
+        self.ask(frames, &mut asked).await?;
+        let draft = self.counter.count(frames).map_err(Fatal::Count)?;
+        match self.store.commit(self.token, draft.set()).await {
+            Ok(()) => self.take(draft),
+            Err(CommitError::Unknown(_) | CommitError::Conflict { .. }) => {
+                // A conflict too may be this very set, committed by an attempt that was given up.
+                self.doubt = Some(Doubt { draft, frames: frames.len() });
+                return match self.settle(todo).await? {
+                    Some(frames) => Ok(Ok(frames)),
+                    None => Err(Stop::Away("a commit did not happen; it is run again".to_owned())),
+                };
+            }
+            Err(CommitError::Unavailable(why)) => return Err(Stop::Away(why)),
+            Err(CommitError::OtherWriter) => return Err(Fatal::OtherWriter.into()),
+            Err(CommitError::Data { frame, reason }) => return Ok(Err(Refused { frame, reason })),
+        }
+        Ok(Ok(frames.len()))
+    }
+
+    /// Asks the store all that counting `frames` needs.
+    async fn ask(&mut self, frames: &[Frame], asked: &mut Asked) -> Result<(), Stop> {
+        let away = |error: StoreError| Stop::Away(error.to_string());
+        loop {
+            let needs = self.counter.plan(frames, asked);
+            if needs.is_empty() {
+                return Ok(());
+            }
+            let found = if needs.find.is_empty() {
+                Vec::new()
+            } else {
+                self.store.find(&needs.find).await.map_err(away)?
+            };
+            let counted = if needs.counted.is_empty() {
+                Vec::new()
+            } else {
+                self.store.counted(&needs.counted, needs.counted_from).await.map_err(away)?
+            };
+            self.counter.learn(&needs, &found, &counted, asked);
+        }
+    }
+
+    /// Finds out what became of a commit in doubt. How many frames it took in, if it happened.
+    async fn settle(&mut self, todo: &[Frame]) -> Result<Option<usize>, Stop> {
+        let Some(doubt) = &self.doubt else { return Ok(None) };
+        let Some(advance) = doubt.draft.set().advances.first() else {
+            self.doubt = None;
+            return Ok(None);
+        };
+        // The set's first frame is the first to do: it begins the first advance.
+        let Some(frame) = todo.first() else { return Ok(None) };
+        let (first, row) = (advance.first, advance.row);
+        let progress = self
+            .store
+            .progress(&frame.node, frame.epoch)
+            .await
+            .map_err(|error| Stop::Away(error.to_string()))?;
+        let ours = Progress { committed: row.committed, digest: row.digest };
+        let committed = progress.map_or(Seq::NONE, |progress| progress.committed);
+        let Some(doubt) = self.doubt.take() else { return Ok(None) };
+        if progress == Some(ours) {
+            self.take(doubt.draft);
+            Ok(Some(doubt.frames))
+        } else if committed.next() == first {
+            Ok(None)
+        } else {
+            let (node, epoch) = (frame.node.to_string(), frame.epoch);
+            Err(Fatal::Disagree { node, epoch, first, committed }.into())
+        }
+    }
+
+    fn take(&mut self, draft: Draft) {
+        let (_set, stats) = self.counter.apply(draft);
+        self.metrics.committed(&stats);
+    }
+
+    /// Which of the frames has this name: by node number, which frames do not carry.
+    fn index_of(&self, todo: &[Frame], name: FrameName) -> Option<usize> {
+        let known = |frame: &Frame| self.counter.node_no(&frame.node);
+        let same_node = |no: Option<NodeNo>| no.is_none_or(|no| no == name.node);
+        todo.iter().position(|frame| {
+            frame.epoch == name.epoch && frame.first == name.seq && same_node(known(frame))
+        })
+    }
+}
+
+/// What the store refused.
+struct Refused {
+    frame: Option<FrameName>,
+    reason: String,
+}
+
+/// Finds the frame that a store refuses, in as few transactions as the store's words allow.
+#[derive(Debug)]
+struct Bisect {
+    /// How many frames the next transaction takes.
+    limit: usize,
+    /// Whether every entry is looked up: refused because one exists is no fault of a frame.
+    thorough: bool,
+}
+
+impl Bisect {
+    /// After a refusal: `at` is the frame named, of `len` to do. The frame to reject, if it is
+    /// found.
+    fn narrow(&mut self, at: Option<usize>, len: usize) -> Option<usize> {
+        match at {
+            // Those before it go in first, as what comes after it of its epoch must wait.
+            Some(0) => return Some(0),
+            Some(at) => self.limit = at,
+            None if !self.thorough => self.thorough = true,
+            None if self.limit.min(len) <= 1 => return Some(0),
+            None => self.limit = self.limit.min(len) / 2,
+        }
+        None
+    }
+}
+
+/// Notes that the first `frames` are committed.
+fn finish(work: &mut Work, frames: usize) {
+    let mut lanes = HashSet::new();
+    let mut done = Vec::new();
+    let committed: Vec<Frame> = work.todo.drain(..frames).collect();
+    for frame in committed.into_iter().rev() {
+        if lanes.insert((frame.node.clone(), frame.epoch)) {
+            let (node, epoch, last) = (frame.node, frame.epoch, frame.last);
+            done.push(Done::Committed { node, epoch, last });
+        }
+    }
+    work.done.extend(done.into_iter().rev());
+}
+
+/// Rejects the frame at `bad`, and puts off those after it of the same epoch.
+fn reject(work: &mut Work, bad: usize, reason: &str) {
+    let Frame { node, epoch, first: seq, .. } = work.todo.remove(bad);
+    let (mut kept, mut later) = (Vec::new(), Vec::new());
+    for frame in work.todo.drain(..) {
+        if frame.node == node && frame.epoch == epoch {
+            let seq = frame.first;
+            later.push(Done::Later { node: frame.node, epoch, seq });
+        } else {
+            kept.push(frame);
+        }
+    }
+    work.todo = kept;
+    work.done.push(Done::Rejected { node, epoch, seq, reason: reason.to_owned() });
+    work.done.extend(later);
+}

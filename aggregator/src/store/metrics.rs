@@ -1,0 +1,95 @@
+//! Metrics of the store.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::CommitError;
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum CommitOutcome {
+    /// Committed.
+    Committed,
+    /// Another writer took over.
+    OtherWriter,
+    /// Not where the set begins.
+    Conflict,
+    /// The store was away.
+    Unavailable,
+    /// Sent, and not known what became of it.
+    Unknown,
+    /// A value could not be stored.
+    Data,
+}
+
+impl CommitOutcome {
+    /// The outcome of a commit.
+    #[must_use]
+    pub const fn of(result: &Result<(), CommitError>) -> Self {
+        match result {
+            Ok(()) => Self::Committed,
+            Err(CommitError::OtherWriter) => Self::OtherWriter,
+            Err(CommitError::Conflict { .. }) => Self::Conflict,
+            Err(CommitError::Unavailable(_)) => Self::Unavailable,
+            Err(CommitError::Unknown(_)) => Self::Unknown,
+            Err(CommitError::Data { .. }) => Self::Data,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: CommitOutcome,
+}
+
+/// Counts and times of transactions.
+#[derive(Clone, Debug)]
+pub struct StoreMetrics {
+    commits: Family<OutcomeLabel, Counter>,
+    rows: Counter,
+    seconds: Histogram,
+}
+
+impl Default for StoreMetrics {
+    fn default() -> Self {
+        Self {
+            commits: Family::default(),
+            rows: Counter::default(),
+            seconds: Histogram::new(
+                [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0].into_iter(),
+            ),
+        }
+    }
+}
+
+impl StoreMetrics {
+    /// Adds them to `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "conntracct_store_commits",
+            "Transactions by outcome",
+            self.commits.clone(),
+        );
+        registry.register("conntracct_store_rows", "Flow rows committed", self.rows.clone());
+        registry.register(
+            "conntracct_store_commit_seconds",
+            "Time of a transaction, from its first statement to the end of COMMIT",
+            self.seconds.clone(),
+        );
+    }
+
+    /// Notes one transaction over `rows` flow rows.
+    pub fn transaction(&self, result: &Result<(), CommitError>, rows: usize, took: Duration) {
+        let outcome = CommitOutcome::of(result);
+        self.commits.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.seconds.observe(took.as_secs_f64());
+        if result.is_ok() {
+            self.rows.inc_by(u64::try_from(rows).unwrap_or(u64::MAX));
+        }
+    }
+}

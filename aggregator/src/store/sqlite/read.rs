@@ -1,0 +1,237 @@
+//! Questions to the database.
+
+use std::fmt::Write as _;
+
+use flow::{Birth, Counters, Epoch, NodeName, Seq, UnixNanos};
+use futures_util::TryStreamExt;
+use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
+use wire::frame::Digest;
+
+use super::insert::{Binds, chunks, placeholders};
+use super::{decode, store_error};
+use crate::store::row::{
+    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
+};
+use crate::store::{Progress, StoreError};
+
+/// Runs `sql` and decodes every row.
+async fn all<T>(
+    pool: &SqlitePool,
+    sql: AssertSqlSafe<String>,
+    arguments: SqliteArguments,
+    decode: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut rows = sqlx::query_with(sql, arguments).persistent(false).fetch(pool);
+    let mut out = Vec::new();
+    while let Some(row) = rows.try_next().await.map_err(|error| store_error(&error))? {
+        out.push(decode(&row)?);
+    }
+    Ok(out)
+}
+
+fn binds(fill: impl FnOnce(&mut Binds)) -> Result<SqliteArguments, StoreError> {
+    let mut binds = Binds::with_capacity(8);
+    fill(&mut binds);
+    binds.finish().map_err(|error| store_error(&error))
+}
+
+fn sql(text: &str) -> AssertSqlSafe<String> {
+    // Every text below is put together of constants; values are bound.
+    AssertSqlSafe(text.to_owned())
+}
+
+/// Everything is read in one go before anything writes, so no transaction is needed around it.
+pub(super) async fn load(pool: &SqlitePool, ended_from: UnixNanos) -> Result<Loaded, StoreError> {
+    let none = SqliteArguments::default;
+    let nodes = all(
+        pool,
+        sql("SELECT id, name, epoch, epoch_since FROM node ORDER BY id"),
+        none(),
+        decode::node_row,
+    );
+    let epochs = all(
+        pool,
+        sql("SELECT node, epoch, committed_seq, last_digest, begun, last_gap, sweep_boot, \
+             sweep_begin FROM node_epoch ORDER BY node, epoch"),
+        none(),
+        decode::epoch_row,
+    );
+    let netns = all(
+        pool,
+        sql("SELECT id, node, inode, boot FROM netns ORDER BY id"),
+        none(),
+        decode::netns_row,
+    );
+    let (nodes, epochs, netns) = (nodes.await?, epochs.await?, netns.await?);
+    let observers = all(
+        pool,
+        sql(&format!(
+            "SELECT {} FROM flow_observer o WHERE o.ended IS NULL OR o.ended >= ? ORDER BY o.entry",
+            decode::OBSERVER_COLUMNS
+        )),
+        binds(|b| b.time(ended_from))?,
+        decode::observer_row,
+    );
+    let observers = observers.await?;
+    let (forgotten, ids) = (forgotten(pool, ended_from).await?, last_ids(pool).await?);
+    Ok(Loaded { nodes, epochs, netns, observers, forgotten, ids })
+}
+
+async fn forgotten(
+    pool: &SqlitePool,
+    ended_from: UnixNanos,
+) -> Result<Option<UnixNanos>, StoreError> {
+    let latest: Option<i64> =
+        sqlx::query_scalar("SELECT max(ended) FROM flow_observer WHERE ended < ?")
+            .bind(ended_from.micros_floor())
+            .fetch_one(pool)
+            .await
+            .map_err(|error| store_error(&error))?;
+    Ok(latest.map(decode::from_micros))
+}
+
+async fn last_ids(pool: &SqlitePool) -> Result<LastIds, StoreError> {
+    let row = sqlx::query(
+        "SELECT (SELECT coalesce(max(id), 0) FROM node), \
+                (SELECT coalesce(max(id), 0) FROM netns), \
+                (SELECT coalesce(max(entry), 0) FROM flow_observer), \
+                (SELECT coalesce(max(path), 0) FROM flow_observer)",
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(|error| store_error(&error))?;
+    let get = |at: usize| row.try_get::<i64, _>(at).map_err(|error| store_error(&error));
+    let small = |value: i64| {
+        i32::try_from(value).map_err(|_over| StoreError::Corrupt(format!("a row id of {value}")))
+    };
+    Ok(LastIds {
+        node: NodeNo(small(get(0)?)?),
+        netns: NetnsNo(small(get(1)?)?),
+        entry: EntryNo(get(2)?),
+        path: PathNo(get(3)?),
+    })
+}
+
+pub(super) async fn progress(
+    pool: &SqlitePool,
+    node: &NodeName,
+    epoch: Epoch,
+) -> Result<Option<Progress>, StoreError> {
+    let row = sqlx::query(
+        "SELECT committed_seq, last_digest FROM node_epoch \
+         WHERE node = (SELECT id FROM node WHERE name = ?) AND epoch = ?",
+    )
+    .bind(node.as_str().to_owned())
+    .bind(epoch.0.to_vec())
+    .fetch_optional(pool)
+    .await
+    .map_err(|error| store_error(&error))?;
+    row.map(|row| {
+        let committed: i64 = row.try_get(0).map_err(|error| store_error(&error))?;
+        let digest: &[u8] = row.try_get(1).map_err(|error| store_error(&error))?;
+        let digest = digest
+            .try_into()
+            .map_err(|_len| StoreError::Corrupt("a digest of wrong length".to_owned()))?;
+        Ok(Progress { committed: Seq(committed.cast_unsigned()), digest: Digest(digest) })
+    })
+    .transpose()
+}
+
+pub(super) async fn find(
+    pool: &SqlitePool,
+    identities: &[Identity],
+) -> Result<Vec<ObserverRow>, StoreError> {
+    let mut found = Vec::new();
+    let mut done = 0;
+    for (_, size) in chunks(identities.len()) {
+        let chunk = identities.get(done..done + size).unwrap_or_default();
+        done += size;
+        let mut binds = Binds::with_capacity(size * IDENTITY_COLUMNS);
+        for identity in chunk {
+            bind_identity(&mut binds, identity);
+        }
+        let text = format!(
+            "WITH want (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone) AS \
+             (VALUES {}) SELECT {} FROM want CROSS JOIN flow_observer o USING \
+             (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone)",
+            placeholders(IDENTITY_COLUMNS, size),
+            decode::OBSERVER_COLUMNS
+        );
+        let arguments = binds.finish().map_err(|error| store_error(&error))?;
+        found.extend(all(pool, AssertSqlSafe(text), arguments, decode::observer_row).await?);
+    }
+    Ok(found)
+}
+
+const IDENTITY_COLUMNS: usize = 9;
+
+fn bind_identity(binds: &mut Binds, identity: &Identity) {
+    let (start, id) = match identity.birth {
+        Birth::Start(start) => (start, 0),
+        Birth::Id(id) => (0, id),
+    };
+    binds.int(identity.netns.0);
+    // Stamps beyond the column's range are never stored, and a negative one finds nothing.
+    binds.int(i64::try_from(start).unwrap_or(-1));
+    binds.int(id);
+    binds.int(identity.orig.proto.0);
+    binds.ports(&identity.orig);
+    binds.addresses(&identity.orig);
+    binds.int(identity.zone.0);
+}
+
+pub(super) async fn counted(
+    pool: &SqlitePool,
+    entries: &[EntryNo],
+    from: UnixNanos,
+) -> Result<Vec<(EntryNo, Counters)>, StoreError> {
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = "(SELECT value FROM json_each(?1))";
+    let raw = "entry, coalesce(raw_packets_orig, packets_orig) AS op, \
+               coalesce(raw_bytes_orig, bytes_orig) AS ob, \
+               coalesce(raw_packets_reply, packets_reply) AS rp, \
+               coalesce(raw_bytes_reply, bytes_reply) AS rb";
+    let text = format!(
+        "SELECT entry, sum(op), sum(ob), sum(rp), sum(rb) FROM (\
+         SELECT {raw} FROM flow WHERE time >= ?2 AND entry IN {wanted} \
+         UNION ALL SELECT {raw} FROM flow_stray WHERE entry IN {wanted} \
+         UNION ALL SELECT entry, base_packets_orig, base_bytes_orig, base_packets_reply, \
+         base_bytes_reply FROM flow_observer WHERE entry IN {wanted}) GROUP BY entry"
+    );
+    let arguments = binds(|b| {
+        b.text(&json(entries));
+        b.time(from);
+    })?;
+    all(pool, AssertSqlSafe(text), arguments, decode::sum_row).await
+}
+
+fn json(entries: &[EntryNo]) -> String {
+    let mut text = String::with_capacity(entries.len() * 8 + 2);
+    text.push('[');
+    for (at, entry) in entries.iter().enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        // Writing into a String cannot fail.
+        let _written = write!(text, "{comma}{}", entry.0);
+    }
+    text.push(']');
+    text
+}
+
+pub(super) async fn gaps(
+    pool: &SqlitePool,
+    from: UnixNanos,
+    limit: u32,
+) -> Result<Vec<GapRow>, StoreError> {
+    let text = format!(
+        "SELECT {} FROM gap WHERE received >= ?1 ORDER BY received, node, first_seq LIMIT ?2",
+        decode::GAP_FIELDS.join(", ")
+    );
+    let arguments = binds(|b| {
+        b.time(from);
+        b.int(limit);
+    })?;
+    all(pool, AssertSqlSafe(text), arguments, decode::gap_row).await
+}

@@ -1,0 +1,19 @@
+//! What both programs are made of around their purpose: how they are configured, how they log,
+//! how they answer HTTP. Nothing here knows a flow.
+//!
+//! - [`config`]: layers (defaults, file, environment, flags) become one typed value, and every
+//!   complaint names the place, the key and what is allowed there;
+//! - [`http`]: the listener: who may ask, how much, for how long; `/metrics`, `/healthz`,
+//!   `/readyz`, `/stats`;
+//! - [`log`]: the subscriber, and the limit on repeated complaints;
+//! - [`ready`]: the named conditions behind `/readyz`;
+//! - [`version`]: which build this is.
+
+pub mod config;
+pub mod http;
+pub mod log;
+pub mod ready;
+pub mod version;
+
+#[doc(hidden)]
+pub use tracing;

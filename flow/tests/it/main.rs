@@ -1,0 +1,7 @@
+//! Integration tests of the pure domain.
+
+// Its name in the other crates.
+extern crate conntracct_flow as flow;
+
+#[cfg(test)]
+mod table;

@@ -1,0 +1,8 @@
+//! `cargo +nightly fuzz run frame`: see `wire.rs` beside this folder.
+#![no_main]
+
+#[path = "../wire.rs"]
+#[allow(dead_code, reason = "each target uses one function of it")]
+mod entry;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::frame(data));

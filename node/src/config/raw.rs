@@ -1,0 +1,157 @@
+//! The configuration as it is written. `Default` is the one place where defaults are.
+
+use std::path::PathBuf;
+
+use daemon::config::{ConfigError, Origins, Size, Span, Strings};
+use daemon::http::RawApi;
+use daemon::log::RawLog;
+use serde::{Deserialize, Serialize};
+
+use super::Limits;
+use crate::tls::IdentityPaths;
+
+/// A configuration file of the node. Values first, then tables: TOML wants it so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// The node's name; the host's name made legal where it is not given.
+    pub name: Option<String>,
+    /// `HOST:PORT` of the aggregator, or of several in front of one store.
+    pub aggregator: Strings,
+    /// `auto`, `netlink` or `replay:FILE`.
+    pub source: String,
+    /// A file to record the source to.
+    pub record: Option<PathBuf>,
+    /// `own`, `all` or paths of network namespaces.
+    pub netns: Strings,
+    /// Time between sweeps.
+    pub interval: Span,
+    /// Whether another store is accepted.
+    pub accept_new_store: bool,
+    /// The state folder.
+    pub state_dir: Option<PathBuf>,
+    /// Whether sysctls are set.
+    pub sysctl_manage: bool,
+    /// Whether there is an HTTP listener.
+    pub api_enabled: bool,
+    /// Where it listens.
+    pub api_endpoint: String,
+    /// Who may ask it.
+    pub api: RawApi,
+    /// More about sysctls.
+    pub sysctl: RawSysctl,
+    /// Keys towards the aggregator.
+    pub tls: RawTls,
+    /// Bounds.
+    pub limits: RawLimits,
+    /// Logs.
+    pub log: RawLog,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            aggregator: Strings::default(),
+            source: "auto".into(),
+            record: None,
+            netns: Strings(vec!["own".into()]),
+            interval: Span::secs(10),
+            accept_new_store: false,
+            state_dir: None,
+            sysctl_manage: true,
+            api_enabled: true,
+            api_endpoint: "localhost:8000".into(),
+            api: RawApi::default(),
+            sysctl: RawSysctl::default(),
+            tls: RawTls::default(),
+            limits: RawLimits::default(),
+            log: RawLog::default(),
+        }
+    }
+}
+
+/// The `[sysctl]` section; `sysctl_manage` stands outside it, where it always was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSysctl {
+    /// Whether the originals are put back at exit.
+    pub restore_on_exit: bool,
+    /// Whether long timeouts are warned of.
+    pub timeout_warnings: bool,
+}
+
+impl Default for RawSysctl {
+    fn default() -> Self {
+        Self { restore_on_exit: false, timeout_warnings: true }
+    }
+}
+
+/// The `[tls]` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTls {
+    /// The authority's certificate, PEM.
+    pub ca: PathBuf,
+    /// The node's certificate, PEM.
+    pub cert: PathBuf,
+    /// The node's private key, PEM.
+    pub key: PathBuf,
+}
+
+impl Default for RawTls {
+    fn default() -> Self {
+        let IdentityPaths { ca, cert, key } = IdentityPaths::default();
+        Self { ca, cert, key }
+    }
+}
+
+/// The `[limits]` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// See [`Limits::live_flows`].
+    pub live_flows: u64,
+    /// See [`Limits::ended_flows`].
+    pub ended_flows: u64,
+    /// See [`Limits::spool_bytes`].
+    pub spool: Size,
+    /// See [`Limits::unreceived_frames`].
+    pub unreceived_frames: u64,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            live_flows: 1 << 20,
+            ended_flows: 100_000,
+            spool: Size::mib(1024),
+            unreceived_frames: 16,
+        }
+    }
+}
+
+impl RawLimits {
+    pub(super) fn parse(&self, origins: &Origins) -> Result<Limits, ConfigError> {
+        let within = |key: &str, value: u64, min: usize, max: usize| {
+            usize::try_from(value).ok().filter(|value| (min..=max).contains(value)).ok_or_else(
+                || {
+                    let key = format!("limits.{key}");
+                    origins.bad(&key, format!("is {value}, but must be from {min} to {max}"))
+                },
+            )
+        };
+        let (min, max) = (Size::mib(16), Size::mib(1 << 20));
+        if self.spool < min || self.spool > max {
+            let problem = format!("is {}, but must be from {min} to {max}", self.spool);
+            return Err(origins.bad("limits.spool", problem));
+        }
+        Ok(Limits {
+            live_flows: within("live_flows", self.live_flows, 1_000, 1 << 26)?,
+            ended_flows: within("ended_flows", self.ended_flows, 1_000, 10_000_000)?,
+            spool_bytes: self.spool.0,
+            // The protocol allows no more.
+            unreceived_frames: within("unreceived_frames", self.unreceived_frames, 1, 16)?,
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! Numbers of the probe and its source.
+
+use std::sync::Mutex;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::source::metrics::SourceMetrics;
+use crate::source::{SourceHealth, SweepReport};
+
+/// What the probe counts.
+#[derive(Debug, Default)]
+pub struct ProbeMetrics {
+    /// Events taken from the source.
+    pub events: Counter,
+    /// Readings of live entries taken from the source.
+    pub readings: Counter,
+    /// Sweeps in which every namespace was read to its end.
+    pub sweeps_complete: Counter,
+    /// Sweeps in which some namespace was not.
+    pub sweeps_partial: Counter,
+    /// Calls to the source that failed.
+    pub failures: Counter,
+    /// Messages that the aggregation did not take because it has stopped.
+    pub unheard: Counter,
+    /// Length of the last sweep.
+    pub sweep_nanoseconds: Gauge,
+    /// What the source says of itself.
+    pub source: SourceMetrics,
+    last: Mutex<SourceHealth>,
+}
+
+impl ProbeMetrics {
+    /// Puts the numbers under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        let r = registry.sub_registry_with_prefix("conntracct_probe");
+        r.register("events", "Events taken from the source", self.events.clone());
+        r.register("readings", "Readings of live entries", self.readings.clone());
+        r.register("sweeps_complete", "Sweeps read to their end", self.sweeps_complete.clone());
+        r.register("sweeps_partial", "Sweeps not read to their end", self.sweeps_partial.clone());
+        r.register("failures", "Calls to the source that failed", self.failures.clone());
+        r.register("unheard", "Messages not taken by a stopped aggregation", self.unheard.clone());
+        r.register("sweep_nanoseconds", "Length of the last sweep", self.sweep_nanoseconds.clone());
+        self.source.register(registry);
+    }
+
+    /// Takes in a sweep's report.
+    pub fn swept(&self, report: &SweepReport) {
+        let kind = match report.failed.is_empty() {
+            true => &self.sweeps_complete,
+            false => &self.sweeps_partial,
+        };
+        kind.inc();
+        let length = report.end.since(report.begin).as_nanos();
+        self.sweep_nanoseconds.set(i64::try_from(length).unwrap_or(i64::MAX));
+        self.source.swept(report);
+    }
+
+    /// Takes in what the source says of itself.
+    pub fn health(&self, health: &SourceHealth) {
+        self.source.observe(health);
+        *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = *health;
+    }
+
+    /// What the source last said of itself.
+    #[must_use]
+    pub fn last_health(&self) -> SourceHealth {
+        *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

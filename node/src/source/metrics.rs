@@ -1,0 +1,136 @@
+//! Metrics of the source, whichever it is.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::SourceHealth;
+
+/// What a source has read and lost.
+#[derive(Clone, Debug, Default)]
+pub struct SourceMetrics {
+    births: Counter,
+    ends: Counter,
+    dropped_ends: Counter,
+    dropped_packets: Counter,
+    dropped_bytes: Counter,
+    lost_ends: Counter,
+    lost_births: Counter,
+    overruns: Counter,
+    guard_trips: Counter,
+    malformed: Counter,
+    reliable_ends: Gauge,
+    ended_waiting: Gauge,
+    fill: Gauge,
+    failed_sweeps: Counter,
+    namespaces: Gauge,
+}
+
+impl SourceMetrics {
+    /// Adds the metrics to a registry, under `conntracct_source_`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("conntracct_source");
+        let mut counter = |name: &str, help: &str, metric: &Counter| {
+            registry.register(name, help, metric.clone());
+        };
+        counter("births", "NEW events read", &self.births);
+        counter("ends", "DESTROY events read", &self.ends);
+        counter(
+            "dropped_ends",
+            "Ends read, then dropped: the table of ended entries was full",
+            &self.dropped_ends,
+        );
+        counter(
+            "dropped_packets",
+            "Packets of the dropped ends, both directions",
+            &self.dropped_packets,
+        );
+        counter("dropped_bytes", "Bytes of the dropped ends, both directions", &self.dropped_bytes);
+        counter("lost_ends", "Ends the kernel could not deliver and did not keep", &self.lost_ends);
+        counter(
+            "lost_births",
+            "Births that were not delivered; the sweep or the end tells of them",
+            &self.lost_births,
+        );
+        counter("overruns", "Times the kernel reported a full event buffer", &self.overruns);
+        counter("guard_trips", "Times reliable ends were switched off", &self.guard_trips);
+        counter("malformed_messages", "Messages that could not be parsed", &self.malformed);
+        counter(
+            "failed_sweeps",
+            "Tables of a namespace that could not be read to the end",
+            &self.failed_sweeps,
+        );
+        let mut gauge = |name: &str, help: &str, metric: &Gauge| {
+            registry.register(name, help, metric.clone());
+        };
+        gauge("reliable_ends", "1 while the kernel keeps undelivered ends", &self.reliable_ends);
+        gauge("ended_waiting_entries", "Ends in the table of ended entries", &self.ended_waiting);
+        gauge(
+            "kernel_fill_permille",
+            "Entries of the fullest namespace, in thousandths of nf_conntrack_max",
+            &self.fill,
+        );
+        gauge("namespaces", "Network namespaces read by the last sweep", &self.namespaces);
+    }
+
+    /// Takes over a source's state of health.
+    pub fn observe(&self, health: &SourceHealth) {
+        let [op, ob, rp, rb] = health.dropped.components();
+        for (counter, total) in [
+            (&self.births, health.births),
+            (&self.ends, health.deaths),
+            (&self.dropped_ends, health.dropped_ends),
+            (&self.dropped_packets, op.saturating_add(rp)),
+            (&self.dropped_bytes, ob.saturating_add(rb)),
+            (&self.lost_ends, health.lost_ends),
+            (&self.lost_births, health.lost_births),
+            (&self.overruns, health.overruns),
+            (&self.guard_trips, health.guard_trips),
+            (&self.malformed, health.malformed),
+        ] {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        self.reliable_ends.set(i64::from(health.reliable_ends));
+        self.ended_waiting.set(signed(health.ended_waiting));
+        self.fill.set(signed(health.fill_permille));
+    }
+
+    /// Takes note of a sweep.
+    pub fn swept(&self, report: &super::SweepReport) {
+        self.failed_sweeps.inc_by(report.failed.len() as u64);
+        self.namespaces.set(i64::try_from(report.complete.len()).unwrap_or(i64::MAX));
+    }
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_taken_over_once() {
+        let metrics = SourceMetrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let health = SourceHealth {
+            deaths: 7,
+            reliable_ends: true,
+            dropped: flow::Counters::new(1, 10, 2, 20),
+            ..SourceHealth::default()
+        };
+        metrics.observe(&health);
+        metrics.observe(&SourceHealth { deaths: 9, ..health });
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "conntracct_source_ends_total 9",
+            "conntracct_source_dropped_bytes_total 30",
+            "conntracct_source_reliable_ends 1",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} in {text}");
+        }
+    }
+}

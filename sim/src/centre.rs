@@ -1,0 +1,291 @@
+//! The aggregator of the simulation: sessions, order, counting and commits by its own cores, on a
+//! store in memory that fails when it is told to.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use aggregator::count::{Body, CounterConfig, Frame};
+use aggregator::ingest::reorder::{Numbers, Placed, Reorder, ReorderLimits};
+use aggregator::ingest::table::{Admission, SessionId, SessionTable};
+use aggregator::pipeline::commit::{Committer, Done, Stop, Work};
+use aggregator::store::model::ModelStore;
+use aggregator::store::row::WriterToken;
+use flow::clock::SessionClock;
+use flow::{BootId, ClockOffset, Epoch, NodeName, Seq, UnixNanos};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use wire::control::{
+    Ack, Hello, Message, Nack, Ping, Pong, Received, RefuseReason, Refused, Verdict, Welcome,
+};
+use wire::frame::Kind;
+use wire::gap::Gap;
+
+/// Something said on a connection.
+pub(crate) type Said = (u64, Message);
+
+/// One (node, epoch) is committed up to a number.
+pub(crate) type Committed = (NodeName, Epoch, Seq);
+
+struct Session {
+    node: NodeName,
+    epoch: Epoch,
+    boot: BootId,
+    clock: Option<SessionClock>,
+    reorder: Reorder<Frame>,
+}
+
+/// What dies with the process.
+struct Running {
+    committer: Committer<ModelStore>,
+    table: SessionTable,
+    sessions: BTreeMap<u64, Session>,
+    work: Work,
+}
+
+/// The aggregator.
+pub(crate) struct Centre {
+    pub(crate) store: ModelStore,
+    running: Option<Running>,
+    zero: Instant,
+    begun: UnixNanos,
+}
+
+impl Centre {
+    pub(crate) fn new(store: ModelStore, begun: UnixNanos) -> Self {
+        Self { store, running: None, zero: Instant::now(), begun }
+    }
+
+    pub(crate) const fn is_up(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Starts, if the store answers.
+    pub(crate) fn start(&mut self, now: UnixNanos, rng: &mut SmallRng) {
+        let token = WriterToken(rng.random());
+        let config = CounterConfig {
+            memory_horizon: Duration::from_secs(rng.random_range(20..3_600)),
+            ..CounterConfig::default()
+        };
+        let start = Committer::start(self.store.clone(), token, config, now);
+        if let Ok(committer) = ready(start) {
+            let table = SessionTable::new(100, Duration::from_secs(30));
+            let (sessions, work) = (BTreeMap::new(), Work::default());
+            self.running = Some(Running { committer, table, sessions, work });
+        }
+    }
+
+    /// Dies; every connection is gone.
+    pub(crate) fn kill(&mut self) {
+        self.running = None;
+    }
+
+    fn instant(&self, now: UnixNanos) -> Instant {
+        let passed = u64::try_from(now.diff(self.begun)).unwrap_or(0);
+        self.zero + Duration::from_nanos(passed)
+    }
+
+    /// A connection has ended.
+    pub(crate) fn hung_up(&mut self, connection: u64) {
+        let Some(running) = &mut self.running else { return };
+        if let Some(session) = running.sessions.remove(&connection) {
+            running.table.leave(&session.node, SessionId(connection));
+        }
+    }
+
+    /// A control message arrived. Answers, and connections to be closed.
+    pub(crate) fn control(
+        &mut self,
+        connection: u64,
+        message: Message,
+        now: UnixNanos,
+    ) -> (Vec<Said>, Vec<u64>) {
+        let instant = self.instant(now);
+        let Some(running) = &mut self.running else { return (Vec::new(), vec![connection]) };
+        match message {
+            Message::Hello(hello) => running.greet(connection, &hello, now, instant),
+            Message::Ping(Ping { sent, offset, .. }) => {
+                let Some(session) = running.sessions.get_mut(&connection) else {
+                    return (Vec::new(), vec![connection]);
+                };
+                running.table.heard(instant, &session.node, SessionId(connection));
+                session.clock = offset.map(|offset| SessionClock {
+                    offset: ClockOffset(offset),
+                    boot: session.boot,
+                    at: sent,
+                });
+                let (received, answered) = (now, now);
+                let pong = Pong { sent, received, answered, extensions: Vec::new() };
+                (vec![(connection, Message::Pong(pong))], Vec::new())
+            }
+            _ => (Vec::new(), vec![connection]),
+        }
+    }
+
+    /// A data frame arrived.
+    pub(crate) fn data(
+        &mut self,
+        connection: u64,
+        frame: &wire::frame::Frame,
+        now: UnixNanos,
+    ) -> Vec<Said> {
+        let instant = self.instant(now);
+        let Some(running) = &mut self.running else { return Vec::new() };
+        let Some(session) = running.sessions.get_mut(&connection) else { return Vec::new() };
+        let Some(frame) = decode(session, frame, now) else { return Vec::new() };
+        let (first, last) = (frame.first, frame.last);
+        let say = |seq| Message::Received(Received { seq, extensions: Vec::new() });
+        let mut answers = vec![(connection, say(last))];
+        match session.reorder.place(instant, Numbers { first, last }, 1, frame) {
+            Ok(Placed::Committed) => {
+                let seq = session.reorder.last_committed();
+                answers.push((connection, ack(seq)));
+            }
+            Ok(Placed::Taken | Placed::Duplicate) => {}
+            Err(_overlap) => answers.clear(),
+        }
+        while let Some(seq) = session.reorder.overflow() {
+            answers.push((connection, later(seq)));
+        }
+        answers
+    }
+
+    /// Counts and commits what has arrived. Answers, what is committed now, and whether the
+    /// process must end.
+    pub(crate) fn cycle(&mut self, now: UnixNanos) -> (Vec<Said>, Vec<Committed>, bool) {
+        let Some(running) = &mut self.running else { return (Vec::new(), Vec::new(), false) };
+        running.collect();
+        let stopped = ready(running.committer.run(&mut running.work));
+        let (mut said, mut committed) = (Vec::new(), Vec::new());
+        for done in std::mem::take(&mut running.work.done) {
+            running.tell(done, &mut said, &mut committed);
+        }
+        running.committer.evict(now);
+        (said, committed, matches!(stopped, Err(Stop::Fatal(_))))
+    }
+
+    /// Frames taken and not committed.
+    pub(crate) fn backlog(&self) -> usize {
+        let Some(running) = &self.running else { return 0 };
+        let waiting = running.sessions.values().map(|session| session.reorder.waiting());
+        running.work.todo.len() + waiting.sum::<usize>()
+    }
+}
+
+impl Running {
+    fn greet(
+        &mut self,
+        connection: u64,
+        hello: &Hello,
+        now: UnixNanos,
+        instant: Instant,
+    ) -> (Vec<Said>, Vec<u64>) {
+        let Ok(node) = NodeName::new(&hello.node) else { return (Vec::new(), vec![connection]) };
+        let epoch = hello.epoch;
+        let replaced = match self.table.admit(instant, &node, epoch, SessionId(connection)) {
+            Ok(Admission::Fresh) => Vec::new(),
+            Ok(Admission::Replaces(SessionId(old))) => {
+                self.sessions.remove(&old);
+                vec![old]
+            }
+            Err(refusal) => {
+                let message = refusal.to_string();
+                let reason = RefuseReason::NameInUse;
+                let refused = Refused { reason, message, extensions: Vec::new() };
+                return (vec![(connection, Message::Refused(refused))], Vec::new());
+            }
+        };
+        let progress = self.committer.counter().progress(&node, epoch);
+        let committed = progress.map_or(Seq::NONE, |progress| progress.committed);
+        let reorder = Reorder::new(committed, ReorderLimits::default());
+        let boot = hello.boot;
+        self.sessions.insert(connection, Session { node, epoch, boot, clock: None, reorder });
+        let welcome = Welcome {
+            store: self.committer.store_id(),
+            committed,
+            max_unreceived: 16,
+            max_frame: u32::try_from(wire::frame::MAX_FRAME).unwrap_or(u32::MAX),
+            time: now,
+            extensions: Vec::new(),
+        };
+        (vec![(connection, Message::Welcome(welcome))], replaced)
+    }
+
+    /// Takes what is in order from the sessions. A frame that an earlier session of its epoch
+    /// had handed over is on its way already.
+    fn collect(&mut self) {
+        for session in self.sessions.values_mut() {
+            while let Some((_, frame)) = session.reorder.pop() {
+                let same = |other: &&Frame| other.node == frame.node && other.epoch == frame.epoch;
+                let tail = self.work.todo.iter().rfind(same).map(|other| other.last);
+                let counted = self.committer.counter().progress(&frame.node, frame.epoch);
+                let committed = counted.map_or(Seq::NONE, |progress| progress.committed);
+                if frame.first == tail.unwrap_or(committed).next() {
+                    self.work.todo.push(frame);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, done: Done, said: &mut Vec<Said>, committed: &mut Vec<Committed>) {
+        let (node, epoch, seq) = match &done {
+            Done::Committed { node, epoch, last } => (node, *epoch, *last),
+            Done::Rejected { node, epoch, seq, .. } | Done::Later { node, epoch, seq } => {
+                (node, *epoch, *seq)
+            }
+        };
+        let of = |session: &Session| session.node == *node && session.epoch == epoch;
+        let session = self.sessions.iter_mut().find(|(_, session)| of(session));
+        let answer = match &done {
+            Done::Committed { .. } => {
+                committed.push((node.clone(), epoch, seq));
+                ack(seq)
+            }
+            Done::Later { .. } => later(seq),
+            Done::Rejected { reason, .. } => {
+                let verdict = Verdict::Reject(reason.clone());
+                Message::Nack(Nack { seq, verdict, extensions: Vec::new() })
+            }
+        };
+        let Some((connection, session)) = session else { return };
+        match done {
+            Done::Committed { .. } => session.reorder.committed(seq),
+            Done::Rejected { .. } | Done::Later { .. } => session.reorder.returned(seq),
+        }
+        said.push((*connection, answer));
+    }
+}
+
+fn ack(seq: Seq) -> Message {
+    Message::Ack(Ack { seq, extensions: Vec::new() })
+}
+
+fn later(seq: Seq) -> Message {
+    let verdict = Verdict::RetryAfter(1_000);
+    Message::Nack(Nack { seq, verdict, extensions: Vec::new() })
+}
+
+fn decode(session: &Session, frame: &wire::frame::Frame, received: UnixNanos) -> Option<Frame> {
+    let digest = frame.header.digest;
+    let (first, last, body) = if frame.header.kind == Kind::BATCH {
+        let (header, records) = wire::batch::decode(frame).ok()?;
+        let interval = Box::new(header.interval);
+        (header.seq, header.seq, Body::Batch { interval, records })
+    } else {
+        let gap = Gap::decode(frame).ok()?;
+        (gap.first, gap.last, Body::Gap(Box::new(gap)))
+    };
+    let (node, epoch, clock) = (session.node.clone(), session.epoch, session.clock);
+    Some(Frame { node, epoch, first, last, digest, received, clock, body })
+}
+
+/// The result of a future that never waits, as all of the model store are.
+#[expect(clippy::panic, reason = "a model store that waits is a defect of the simulation")]
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("the model store's futures are always ready"),
+    }
+}

@@ -1,0 +1,82 @@
+//! `cargo xtask nightly`: what takes too long for every change. It builds what users get, runs
+//! every lab, fuzzes every decoder, simulates many worlds and audits the dependencies.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::steps::Steps;
+use crate::workspace::{self, CI_PROFILE, cargo};
+use crate::{lab, packages, sim};
+
+/// Flags of `cargo xtask nightly`.
+#[derive(clap::Args)]
+pub(crate) struct Flags {
+    /// Seconds for each fuzz target
+    #[arg(long, default_value_t = 300)]
+    fuzz_seconds: u32,
+    /// Worlds the simulation runs
+    #[arg(long, default_value_t = 20_000)]
+    worlds: u32,
+    /// Install missing system packages without asking (as root)
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs all steps; what a machine cannot do is listed as not run.
+///
+/// # Errors
+/// A step failed.
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let root = workspace::is_root();
+    let needed: &[&[packages::Program]] =
+        if root { &[packages::BUILD, packages::LAB] } else { &[packages::BUILD] };
+    packages::ensure(needed, flags.yes)?;
+    let mut steps = Steps::new();
+    steps.run("release build", || {
+        workspace::run(&mut cargo(["build", "--locked", "--release", "--workspace", "--bins"]))
+    });
+    steps.run("many worlds", || sim::new_worlds(flags.worlds));
+    if root {
+        steps.run("labs", || lab::check_all(CI_PROFILE));
+        steps.run("lab: kill", || lab::check_kill(CI_PROFILE));
+    } else {
+        steps.skip("labs", "needs root");
+    }
+    if workspace::has_program("cargo-fuzz") {
+        steps.run("fuzzing", || fuzz(flags.fuzz_seconds));
+    } else {
+        steps.skip("fuzzing", "cargo-fuzz is not installed: cargo install cargo-fuzz");
+    }
+    if workspace::has_program("cargo-deny") {
+        steps.run("bans, licences, sources", || {
+            workspace::run(&mut cargo(["deny", "--locked", "check", "bans", "licenses", "sources"]))
+        });
+        steps.run("advisories", || {
+            workspace::run(&mut cargo(["deny", "--locked", "check", "advisories"]))
+        });
+    } else {
+        steps.skip("audit", "cargo-deny is not installed: cargo install cargo-deny");
+    }
+    steps.finish(None)
+}
+
+/// Every target of `fuzz/`, one after the other.
+fn fuzz(seconds: u32) -> Result<()> {
+    let folder = workspace::root().join("fuzz");
+    let manifest = folder.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest).context("could not read fuzz/Cargo.toml")?;
+    let table: toml::Table = text.parse().context("could not parse fuzz/Cargo.toml")?;
+    let targets = table.get("bin").and_then(toml::Value::as_array);
+    for target in targets.into_iter().flatten() {
+        let name = target.get("name").and_then(toml::Value::as_str);
+        let name = name.context("a fuzz target without a name in fuzz/Cargo.toml")?;
+        // Not the cargo that runs us: only the one on the path understands `+nightly`.
+        let mut command = Command::new("cargo");
+        command.args(["+nightly", "fuzz", "run", name, "--"]).current_dir(&folder);
+        command.arg(format!("-max_total_time={seconds}"));
+        workspace::run(&mut command)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! System packages that tests and labs need: named when missing, installed on machines that have
+//! nobody to ask.
+
+use std::io::IsTerminal;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::workspace;
+
+/// A program some step runs, and the Debian package that brings it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    name: &'static str,
+    package: &'static str,
+    used_for: &'static str,
+}
+
+/// What the steps without root need.
+pub(crate) const BUILD: &[Program] =
+    &[Program { name: "cc", package: "gcc", used_for: "building ring, zstd and SQLite" }];
+
+/// What the labs and kernel tests need, all as root.
+pub(crate) const LAB: &[Program] = &[
+    Program { name: "ip", package: "iproute2", used_for: "the lab's namespaces and links" },
+    Program {
+        name: "nft",
+        package: "nftables",
+        used_for: "the lab's NAT and independent counters",
+    },
+    Program { name: "sqlite3", package: "sqlite3", used_for: "reading the store independently" },
+    Program { name: "conntrack", package: "conntrack", used_for: "kernel tests of the node" },
+];
+
+/// Makes sure that all `programs` are there.
+///
+/// # Errors
+/// Some are missing and may not be installed, or installing failed. The message names the
+/// packages and the command that installs them.
+pub(crate) fn ensure(programs: &[&[Program]], yes: bool) -> Result<()> {
+    let missing = missing(programs, workspace::has_program);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    for program in &missing {
+        eprintln!("missing: {} (package {}), {}", program.name, program.package, program.used_for);
+    }
+    let command = format!("apt-get update && apt-get install -y {}", packages.join(" "));
+    if !may_install(yes) {
+        bail!("system packages are missing; as root: {command}  (or pass --yes)");
+    }
+    eprintln!("{command}");
+    workspace::run(Command::new("apt-get").args(["update", "-q"]))?;
+    workspace::run(
+        Command::new("apt-get")
+            .args(["install", "-y", "-q", "--no-install-recommends"])
+            .args(&packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+fn missing(programs: &[&[Program]], has: impl Fn(&str) -> bool) -> Vec<Program> {
+    programs.iter().copied().flatten().filter(|program| !has(program.name)).copied().collect()
+}
+
+fn may_install(yes: bool) -> bool {
+    let asked = yes || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let nobody_to_ask = !std::io::stdin().is_terminal();
+    workspace::is_root() && workspace::has_program("apt-get") && (asked || nobody_to_ask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_named() {
+        let found = missing(&[BUILD, LAB], |name| name != "nft");
+        assert_eq!(found.iter().map(|p| p.package).collect::<Vec<_>>(), ["nftables"]);
+        assert!(missing(&[BUILD, LAB], |_| true).is_empty());
+    }
+}

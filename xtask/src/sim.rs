@@ -1,0 +1,41 @@
+//! `cargo xtask sim`: seeded worlds of the simulation, as many as wanted, or one that failed
+//! again.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+
+use crate::workspace::{self, CI_PROFILE, cargo};
+
+/// Flags of `cargo xtask sim`.
+#[derive(clap::Args)]
+pub(crate) struct Flags {
+    /// How many worlds
+    #[arg(long, default_value_t = 1_000)]
+    worlds: u32,
+    /// The first world's seed; the next ones follow [default: the time]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Runs them.
+///
+/// # Errors
+/// A world went wrong; it has printed its seed.
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    worlds(flags.worlds, flags.seed.unwrap_or_else(now))
+}
+
+/// Runs worlds that were never run before.
+pub(crate) fn new_worlds(count: u32) -> Result<()> {
+    run(&Flags { worlds: count, seed: None })
+}
+
+/// The simulation's tests take number and first seed from the environment.
+fn worlds(count: u32, seed: u64) -> Result<()> {
+    eprintln!("{count} worlds from seed {seed}");
+    let mut command = cargo(["test", "--locked", "-p", "conntracct-sim", "--profile", CI_PROFILE]);
+    command.env("SIM_WORLDS", count.to_string()).env("SIM_SEED", seed.to_string());
+    workspace::run(&mut command)
+}

@@ -1,0 +1,71 @@
+//! The command line: one verb a module.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{bench, lab, nightly, sim, test, tidy, up};
+
+/// Development commands of conntracct.
+#[derive(Parser)]
+#[command(name = "cargo xtask", max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Flags {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Everything that must pass before a change lands; what .ci/run runs
+    Test(test::Flags),
+    /// Check the house rules that no compiler knows
+    Tidy,
+    /// Run an aggregator and a node on this machine, or in a whole network with --lab
+    Up(up::Flags),
+    /// The lab's tests and its clean-up
+    #[command(subcommand)]
+    Lab(lab::Verb),
+    /// Run worlds of the simulation
+    Sim(sim::Flags),
+    /// Run a benchmark against its baseline
+    Bench(bench::Flags),
+    /// What is too long for every change: release builds, fuzzing, many worlds, audits
+    Nightly(nightly::Flags),
+}
+
+impl Flags {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// It could not be done, or what was checked is not right.
+    pub(crate) fn run(self) -> Result<()> {
+        match self.verb {
+            Verb::Test(flags) => test::run(&flags),
+            Verb::Tidy => tidy::run(),
+            Verb::Up(flags) => up::run(&flags),
+            Verb::Lab(verb) => lab::run(&verb),
+            Verb::Sim(flags) => sim::run(&flags),
+            Verb::Bench(flags) => bench::run(&flags),
+            Verb::Nightly(flags) => nightly::run(&flags),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn the_lab_has_a_default_and_a_name() {
+        let parses = |words: &[&str]| Flags::try_parse_from(words).is_ok();
+        assert!(parses(&["x", "up", "--lab", "--for", "30s"]));
+        assert!(parses(&["x", "up", "--lab=kill"]));
+        assert!(!parses(&["x", "up", "--lab=nothing"]));
+        assert!(!parses(&["x", "up", "--no-capture"]));
+    }
+}
