@@ -338,7 +338,12 @@ impl<D: Disk> Spool<D> {
         if !over && !forget {
             return Ok(());
         }
-        self.persist()?;
+        // A disk without room for the identity gets it from what goes. A crash between the two
+        // takes these frames for lost, which costs an epoch and counts nothing twice.
+        let persisted = match self.persist() {
+            Err(error) if error.is_full() && forget => false,
+            done => done.map(|()| true)?,
+        };
         let disk = &mut self.disk;
         // One file that cannot be removed does not keep the others.
         let mut done = vec![self.current.forget(disk, baseline)];
@@ -352,8 +357,9 @@ impl<D: Disk> Spool<D> {
             }
             waits
         });
-        self.settle("the removal of acknowledged frames", done.into_iter().collect())?;
-        if over { self.persist() } else { Ok(()) }
+        let done: io::Result<()> = done.into_iter().collect();
+        self.settle("the removal of acknowledged frames", done)?;
+        if over || !persisted { self.persist() } else { Ok(()) }
     }
 
     /// The aggregator will never take a frame: a copy is kept aside, and a gap takes its place.

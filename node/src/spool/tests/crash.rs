@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use flow::FlowNo;
+
 use super::kit::*;
 use crate::spool::*;
 
@@ -147,4 +149,26 @@ fn an_append_that_found_the_disk_full_leaves_nothing_and_may_be_repeated() {
     spool.append(spool.epoch(), &group).unwrap();
     assert_eq!((spool.next_seq(), spool.level()), (Seq(5), Level::Normal));
     assert_eq!(spool.view().totals.full, 4);
+}
+
+#[test]
+fn a_disk_without_any_room_gets_it_back_from_acknowledged_frames() {
+    let disk = MemDisk::new();
+    let (mut spool, _) = open(&disk, 1);
+    for n in 1..=6 {
+        spool.append(epoch(1), &[history(n)]).unwrap();
+    }
+    spool.checkpoint(epoch(1), &baselines_after(6), FlowNo(8), BootNanos(0)).unwrap();
+    disk.set_capacity(Some(0));
+    assert!(spool.append(epoch(1), &[history(7)]).unwrap_err().is_full());
+    let before = spool.bytes();
+    let used: u64 = disk.list().unwrap().iter().map(|entry| entry.len).sum();
+    disk.set_capacity(Some(used));
+    spool.ack(epoch(1), Seq(6)).unwrap();
+    assert!(spool.bytes() < before);
+    spool.append(epoch(1), &[history(7)]).unwrap();
+    drop(spool);
+    let (mut spool, restored) = open(&disk, 2);
+    assert_eq!(restored.report, OpenReport::default());
+    assert_eq!(sendable(&mut spool).len(), 1);
 }

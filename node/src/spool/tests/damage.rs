@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use flow::FlowNo;
+
 use super::kit::*;
 use crate::spool::*;
 

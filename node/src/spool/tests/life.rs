@@ -1,6 +1,6 @@
 //! A spool's ordinary life, and the extraordinary ones an aggregator tells it of.
 
-use flow::Counters;
+use flow::{Counters, FlowNo};
 use wire::gap::{Gap, GapReason};
 
 use super::kit::*;
