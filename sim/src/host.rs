@@ -184,7 +184,7 @@ impl Host {
             offset: life.uplink.offset(),
         };
         let Ok(Some(closing)) = close(&mut life.aggregation, &room) else { return Ok(()) };
-        match life.spool.append(&closing.frames) {
+        match life.spool.append(closing.epoch, &closing.frames) {
             Ok(()) => {}
             Err(SpoolError::Full { .. } | SpoolError::NoSpace { .. }) => return Ok(()),
             Err(_stopped) => return Err(Died),
@@ -203,8 +203,14 @@ impl Host {
         let Some(life) = &mut self.life else { return Ok(()) };
         let baselines: Vec<_> = life.aggregation.table().baselines().collect();
         let next = life.aggregation.table().next_flow();
-        match life.spool.checkpoint(&baselines, next, now) {
-            Ok(()) | Err(SpoolError::Full { .. } | SpoolError::NoSpace { .. }) => Ok(()),
+        let Some(epoch) = life.aggregation.epoch() else { return Ok(()) };
+        match life.spool.checkpoint(epoch, &baselines, next, now) {
+            Ok(())
+            | Err(
+                SpoolError::Full { .. }
+                | SpoolError::NoSpace { .. }
+                | SpoolError::OtherEpoch { .. },
+            ) => Ok(()),
             Err(_stopped) => Err(Died),
         }
     }

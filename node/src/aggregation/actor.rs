@@ -113,7 +113,8 @@ impl Handler<Feed> for AggregationActor {
             Feed::Events(clock, events) => {
                 core.events(clock, &events);
                 if core.ends_are_due() {
-                    return self.with_core(|core, shell| shell.close(core, Aggregation::close_ends));
+                    return self
+                        .with_core(|core, shell| shell.close(core, Aggregation::close_ends));
                 }
             }
             Feed::SweepEnd(report, end) => {
@@ -206,11 +207,12 @@ impl Shell {
     fn checkpoint(&self, core: &Aggregation) {
         let Outlet::Spool { checkpoint, .. } = &*self.outlet else { return };
         let say = |message| matches!(self.runtime.block_on(checkpoint.send(message)), Ok(true));
+        let Some(epoch) = core.epoch() else { return };
         if !say(Checkpoint::Due) {
             return;
         }
         let mut baselines = core.table().baselines().peekable();
-        let mut written = say(Checkpoint::Begin);
+        let mut written = say(Checkpoint::Begin(epoch));
         while written && baselines.peek().is_some() {
             let chunk = baselines.by_ref().take(CHECKPOINT_CHUNK).collect();
             written = say(Checkpoint::Add(chunk));

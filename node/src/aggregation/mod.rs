@@ -284,6 +284,13 @@ impl Aggregation {
         self.clock = clock;
     }
 
+    /// The epoch that the table's baselines belong to; `None` before the first interval of a node
+    /// without a spool.
+    #[must_use]
+    pub const fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
     /// A new epoch has no baselines: everything is reported anew.
     fn follow_epoch(&mut self, epoch: Epoch) {
         if self.epoch.is_some_and(|old| old != epoch) {
@@ -356,16 +363,7 @@ impl Aggregation {
         }
         let reported = (mode == EmitMode::All).then_some(reported);
         let epoch = room.epoch;
-        Ok(Closing {
-            epoch,
-            frames,
-            unencodable,
-            emission,
-            told,
-            parts,
-            reported,
-            closes_interval,
-        })
+        Ok(Closing { epoch, frames, unencodable, emission, told, parts, reported, closes_interval })
     }
 
     /// Ends dropped by the source or the table that no durable gap has told of.

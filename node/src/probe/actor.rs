@@ -239,4 +239,3 @@ fn report(error: &dyn std::error::Error) -> String {
     }
     text
 }
-

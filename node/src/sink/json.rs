@@ -126,9 +126,7 @@ fn kernel_time(nanos: u64) -> Option<String> {
 mod tests {
     use super::*;
     use flow::entry::Zone;
-    use flow::{
-        Birth, Counters, FlowNo, NetnsId, Proto, Status, TcpState, Tuple, UnixNanos,
-    };
+    use flow::{Birth, Counters, FlowNo, NetnsId, Proto, Status, TcpState, Tuple, UnixNanos};
 
     fn record() -> Record {
         let orig = Tuple::ports(

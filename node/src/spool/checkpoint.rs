@@ -121,7 +121,7 @@ impl Writer {
         disk: &mut D,
         next_flow: FlowNo,
     ) -> Result<(Checkpoint, u64), WriteError> {
-        if self.builder.len() > 0 {
+        if !self.builder.is_empty() {
             self.flush(disk)?;
         }
         self.checkpoint.next_flow = next_flow;

@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_crash_keeps_what_was_synced_and_may_tear_the_rest() {
-        let mut outcomes = std::collections::BTreeSet::new();
+        let mut outcomes = BTreeSet::new();
         for seed in 0..64 {
             let mut disk = MemDisk::new();
             disk.append("a", 0, b"durable").unwrap();
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn an_atomic_write_is_old_or_new_at_every_step() {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for steps in 0..=4 {
             for seed in 0..8 {
                 let mut disk = MemDisk::new();

@@ -30,8 +30,10 @@
 //! - When there is no room nothing is half-written, and every call may be repeated.
 
 pub mod checkpoint;
+mod checkpoints;
 pub mod config;
 pub mod disk;
+mod epochs;
 pub mod identity;
 mod log;
 pub mod memdisk;
@@ -42,10 +44,10 @@ mod report;
 pub mod segment;
 
 use std::collections::VecDeque;
+use std::io;
 
-use flow::table::{Baseline, DurableSweep};
-use flow::{BootId, BootNanos, Counters, Epoch, FlowNo, Seq, StoreId, UnixNanos};
-use wire::batch;
+use flow::table::DurableSweep;
+use flow::{BootId, BootNanos, Counters, Epoch, Seq, StoreId, UnixNanos};
 use wire::frame::Frame;
 use wire::gap::{Gap, GapReason};
 
@@ -58,8 +60,6 @@ pub use self::report::{
 };
 pub use self::segment::{Span, SpanError};
 
-use self::checkpoint::WriteError;
-use self::identity::Identity;
 use self::log::EpochLog;
 use self::name::Name;
 use self::rejected::Rejected;
@@ -186,14 +186,21 @@ impl<D: Disk> Spool<D> {
         self.drains.iter().chain([&self.current]).map(EpochLog::frames).sum()
     }
 
-    /// Writes frames with the numbers from [`Spool::next_seq`] on. When it returns they are
-    /// durable, all of them; after an error none of them is there.
+    /// Writes frames of `epoch` with the numbers from [`Spool::next_seq`] on. When it returns
+    /// they are durable, all of them; after an error none of them is there.
     ///
     /// # Errors
     /// [`SpoolError::is_full`] when there is no room: growth waits, baselines stay.
-    pub fn append(&mut self, frames: &[Frame]) -> Result<(), SpoolError> {
+    /// [`SpoolError::OtherEpoch`] when `epoch` was given up meanwhile: baselines are void.
+    pub fn append(&mut self, epoch: Epoch, frames: &[Frame]) -> Result<(), SpoolError> {
+        self.check_epoch(epoch)?;
         let limit = self.config.budget_bytes;
         self.append_within(frames, limit)
+    }
+
+    fn check_epoch(&self, asked: Epoch) -> Result<(), SpoolError> {
+        let current = self.current.epoch;
+        if asked == current { Ok(()) } else { Err(SpoolError::OtherEpoch { asked, current }) }
     }
 
     fn append_within(&mut self, frames: &[Frame], limit: u64) -> Result<(), SpoolError> {
@@ -206,7 +213,7 @@ impl<D: Disk> Spool<D> {
                 return Err(SpoolError::Order { expected, found: span.first });
             }
             expected = span.last.next();
-            durable = durable_after(frame).or(durable);
+            durable = checkpoints::durable_after(frame).or(durable);
             spans.push((span, frame));
         }
         let needed: u64 = frames.iter().map(|frame| frame.bytes.len() as u64).sum();
@@ -224,7 +231,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Remembers whether the disk had room, and turns its error into ours.
-    fn settle<T>(&mut self, what: &'static str, done: std::io::Result<T>) -> Result<T, SpoolError> {
+    fn settle<T>(&mut self, what: &'static str, done: io::Result<T>) -> Result<T, SpoolError> {
         let done = done.map_err(SpoolError::disk(what));
         self.no_space = matches!(done, Err(SpoolError::NoSpace { .. }));
         self.totals.full += u64::from(self.no_space);
@@ -331,22 +338,28 @@ impl<D: Disk> Spool<D> {
         if !over && !forget {
             return Ok(());
         }
-        self.persist()?;
-        let mut done = self.current.forget(&mut self.disk, baseline);
-        for log in &mut self.drains {
-            let acked = log.acked;
-            done = done.and(log.forget(&mut self.disk, acked));
-        }
+        // A disk without room for the identity gets it from what goes. A crash between the two
+        // takes these frames for lost, which costs an epoch and counts nothing twice.
+        let persisted = match self.persist() {
+            Err(error) if error.is_full() && forget => false,
+            done => done.map(|()| true)?,
+        };
         let disk = &mut self.disk;
+        // One file that cannot be removed does not keep the others.
+        let mut done = vec![self.current.forget(disk, baseline)];
+        for log in &mut self.drains {
+            done.push(log.forget(disk, log.acked));
+        }
         self.drains.retain(|log| {
             let waits = log.waiting() > 0;
             if !waits {
-                done = std::mem::replace(&mut done, Ok(())).and(log.remove(disk));
+                done.push(log.remove(disk));
             }
             waits
         });
-        self.settle("acknowledgements", done)?;
-        if over { self.persist() } else { Ok(()) }
+        let done: io::Result<()> = done.into_iter().collect();
+        self.settle("the removal of acknowledged frames", done)?;
+        if over || !persisted { self.persist() } else { Ok(()) }
     }
 
     /// The aggregator will never take a frame: a copy is kept aside, and a gap takes its place.
@@ -375,220 +388,6 @@ impl<D: Disk> Spool<D> {
         self.totals.rejected += 1;
         self.totals.rejected_not_kept += u64::from(!kept);
         Ok(())
-    }
-
-    /// Remembers the store that acknowledges.
-    ///
-    /// # Errors
-    /// When the identity could not be written; it is then not remembered.
-    pub fn remember_store(&mut self, store: StoreId) -> Result<(), SpoolError> {
-        let before = self.store.replace(store);
-        if before == self.store {
-            return Ok(());
-        }
-        let done = self.persist();
-        if done.is_err() {
-            self.store = before;
-        }
-        done
-    }
-
-    /// Gives the current epoch up and begins `fresh`: what waits of the old one is drained, the
-    /// caller's flow table forgets its baselines. For [`NewEpochReason::RolledBack`] the old
-    /// epoch's waiting numbers are taken already, and its frames go.
-    ///
-    /// # Errors
-    /// When the identity could not be written, or too many epochs wait to be drained: the old
-    /// epoch then goes on.
-    pub fn new_epoch(
-        &mut self,
-        reason: &NewEpochReason,
-        fresh: Epoch,
-        now: BootNanos,
-    ) -> Result<(), SpoolError> {
-        if self.drains.len() + 2 > SpoolConfig::MAX_EPOCHS {
-            return Err(SpoolError::Epochs { drains: self.drains.len() });
-        }
-        self.abandon_checkpoint();
-        let old = std::mem::replace(&mut self.current, EpochLog::new(fresh));
-        let waiting = old.waiting();
-        let kept_acked = old.acked;
-        self.drains.push_back(old);
-        if let (NewEpochReason::RolledBack { .. }, Some(old)) = (reason, self.drains.back_mut()) {
-            old.acked = old.last();
-        }
-        if let Err(error) = self.persist() {
-            if let Some(mut old) = self.drains.pop_back() {
-                old.acked = kept_acked;
-                self.current = old;
-            }
-            return Err(error);
-        }
-        if matches!(reason, NewEpochReason::RolledBack { .. }) {
-            self.totals.overtaken += waiting;
-        }
-        self.totals.new_epochs += 1;
-        let stale = self.drains.back().map(|old| Name::Checkpoint(old.epoch, self.checkpoint));
-        self.checkpoint = Seq::NONE;
-        self.checkpoint_bytes = 0;
-        self.checkpoint_at = now;
-        self.since_checkpoint = 0;
-        self.durable = None;
-        // The new epoch is durable. What cannot be removed now goes when the spool is opened next.
-        if let Some(stale) = stale {
-            let _left_for_the_next_open = self.disk.remove(&stale.to_string());
-        }
-        let _left_for_the_next_open = self.tidy();
-        Ok(())
-    }
-
-    /// The store behind the aggregator has only `committed` of a drained epoch, of which more was
-    /// acknowledged: what is still here is sent again, what is not is passed by gaps.
-    ///
-    /// # Errors
-    /// When a gap could not be written.
-    pub fn forgotten(
-        &mut self,
-        epoch: Epoch,
-        committed: Seq,
-        wall: UnixNanos,
-    ) -> Result<(), SpoolError> {
-        let Some(log) = self.drains.iter_mut().find(|log| log.epoch == epoch) else {
-            return Ok(());
-        };
-        log.acked = log.acked.min(committed);
-        let missing = log.missing(committed.next(), log.last(), true);
-        for span in missing {
-            self.put_gap(epoch, span, GapReason::Forgotten, wall, FORGOTTEN)?;
-        }
-        self.persist()
-    }
-
-    /// Whether a checkpoint should be written now.
-    #[must_use]
-    pub fn checkpoint_due(&self, now: BootNanos) -> bool {
-        let age = now.since(self.checkpoint_at).as_secs();
-        let SpoolConfig { checkpoint_bytes, checkpoint_secs, .. } = self.config;
-        self.since_checkpoint >= checkpoint_bytes
-            || self.since_checkpoint > 0 && age >= checkpoint_secs
-            || self.level() > Level::Normal && self.current.acked > self.checkpoint
-    }
-
-    /// Begins a checkpoint that stands for all frames so far. One that was being written is given
-    /// up.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn checkpoint_begin(&mut self) -> Result<(), SpoolError> {
-        self.abandon_checkpoint();
-        let (epoch, seq) = (self.current.epoch, self.current.last());
-        let begun = checkpoint::Writer::begin(&mut self.disk, epoch, seq, self.durable);
-        self.writing = Some(self.settle("a checkpoint", begun)?);
-        Ok(())
-    }
-
-    /// Adds baselines as they are now; frames may have been appended since the beginning, and
-    /// baselines must never be ahead of them.
-    ///
-    /// # Errors
-    /// When the disk is full or fails; the checkpoint is then given up, the old one stays.
-    pub fn checkpoint_add<'a>(
-        &mut self,
-        baselines: impl IntoIterator<Item = &'a Baseline>,
-    ) -> Result<(), SpoolError> {
-        let Some(mut writer) = self.writing.take() else { return Err(SpoolError::NoCheckpoint) };
-        let disk = &mut self.disk;
-        let added = baselines.into_iter().try_for_each(|baseline| writer.add(disk, baseline));
-        self.writing = Some(writer);
-        self.settle_checkpoint(added)
-    }
-
-    /// Makes the checkpoint durable; frames before it that are acknowledged go. `next_flow` is
-    /// the number the next new flow gets.
-    ///
-    /// # Errors
-    /// As [`Spool::checkpoint_add`].
-    pub fn checkpoint_finish(
-        &mut self,
-        next_flow: FlowNo,
-        now: BootNanos,
-    ) -> Result<(), SpoolError> {
-        let Some(writer) = self.writing.take() else { return Err(SpoolError::NoCheckpoint) };
-        let temporary = writer.temporary_name();
-        let finished = writer.finish(&mut self.disk, next_flow);
-        if finished.is_err() {
-            let _left_for_the_next_open = self.disk.remove(&temporary);
-        }
-        let (done, bytes) = self.settle_checkpoint(finished)?;
-        let before = std::mem::replace(&mut self.checkpoint, done.seq);
-        self.checkpoint_bytes = bytes;
-        self.checkpoint_at = now;
-        self.since_checkpoint = self.current.bytes_after(done.seq);
-        self.totals.checkpoints += 1;
-        if before != done.seq && before != Seq::NONE {
-            let stale = Name::Checkpoint(self.current.epoch, before);
-            let removed = self.disk.remove(&stale.to_string());
-            self.settle("the removal of a checkpoint", removed)?;
-        }
-        self.persist()?;
-        self.tidy()
-    }
-
-    /// A whole checkpoint at once.
-    ///
-    /// # Errors
-    /// As [`Spool::checkpoint_add`].
-    pub fn checkpoint<'a>(
-        &mut self,
-        baselines: impl IntoIterator<Item = &'a Baseline>,
-        next_flow: FlowNo,
-        now: BootNanos,
-    ) -> Result<(), SpoolError> {
-        self.checkpoint_begin()?;
-        self.checkpoint_add(baselines)?;
-        self.checkpoint_finish(next_flow, now)
-    }
-
-    fn settle_checkpoint<T>(&mut self, done: Result<T, WriteError>) -> Result<T, SpoolError> {
-        match done {
-            Ok(done) => Ok(done),
-            Err(error) => {
-                self.abandon_checkpoint();
-                match error {
-                    WriteError::Io(error) => self.settle("a checkpoint", Err(error)),
-                    other => {
-                        let why = chain(&other);
-                        Err(SpoolError::Encode { what: "a checkpoint", why })
-                    }
-                }
-            }
-        }
-    }
-
-    fn abandon_checkpoint(&mut self) {
-        if let Some(writer) = self.writing.take() {
-            let _left_for_the_next_open = writer.abandon(&mut self.disk);
-        }
-    }
-
-    fn persist(&mut self) -> Result<(), SpoolError> {
-        let identity = Identity {
-            machine: self.machine,
-            folder: self.folder,
-            store: self.store,
-            epochs: self
-                .drains
-                .iter()
-                .chain([&self.current])
-                .map(|log| (log.epoch, log.acked))
-                .collect(),
-        };
-        let frame = identity.encode().map_err(|error| SpoolError::Encode {
-            what: "the identity file",
-            why: chain(&error),
-        })?;
-        let written = self.disk.write_atomic(identity::NAME, &frame.bytes);
-        self.settle("the identity file", written)
     }
 
     fn log(&self, epoch: Epoch) -> Option<&EpochLog> {
@@ -624,20 +423,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The sweep that all frames up to `frame` are complete for, where it is the one that completes
-/// them; the same rule as [`BaselineSet::fold_interval`](flow::table::BaselineSet::fold_interval).
-fn durable_after(frame: &Frame) -> Option<DurableSweep> {
-    let interval = batch::peek(frame).ok()?.interval;
-    let whole = interval.parts != 0 && !interval.paused;
-    whole.then_some(DurableSweep {
-        boot: interval.boot,
-        begin: interval.sweep_begin,
-        end: interval.sweep_end,
-    })
-}
-
 const UNREADABLE: &str = "the frame could not be read back from the spool";
-const FORGOTTEN: &str = "the frame was acknowledged and forgotten before the store was restored";
 
 #[cfg(test)]
 mod tests;

@@ -228,6 +228,14 @@ pub enum SpoolError {
         /// The number found.
         found: Seq,
     },
+    /// Frames or baselines of an epoch that was given up meanwhile.
+    #[error("epoch {asked} was given up, {current} has taken its place")]
+    OtherEpoch {
+        /// The epoch asked for.
+        asked: Epoch,
+        /// The current one.
+        current: Epoch,
+    },
     /// A frame that does not belong into a spool.
     #[error("a frame does not belong into a spool")]
     Frame(#[from] SpanError),

@@ -52,8 +52,8 @@ pub enum AppendError {
 pub enum Checkpoint {
     /// Is one due?
     Due,
-    /// Begin one that stands for all frames so far.
-    Begin,
+    /// Begin one that stands for all frames so far of this epoch, which the baselines are of.
+    Begin(Epoch),
     /// Baselines as they are now.
     Add(Vec<Baseline>),
     /// That was all; the next new flow gets this number.
@@ -68,10 +68,7 @@ pub struct UplinkActor {
 
 impl UplinkActor {
     /// An actor in front of `spool`; `offset` is what the sessions last measured.
-    pub const fn new(
-        spool: SpoolHandle,
-        offset: watch::Receiver<Option<MeasuredOffset>>,
-    ) -> Self {
+    pub const fn new(spool: SpoolHandle, offset: watch::Receiver<Option<MeasuredOffset>>) -> Self {
         Self { spool, offset }
     }
 }
@@ -104,11 +101,9 @@ impl Handler<Append> for UplinkActor {
     fn handle(&mut self, Append { epoch, frames }: Append, _: &mut Context<Self>) -> Self::Result {
         let spool = self.spool.clone();
         let appended = async move {
-            let done = spool.call(move |spool| {
-                if spool.epoch() != epoch {
-                    return Err(AppendError::Epoch);
-                }
-                Ok(spool.append(&frames)?)
+            let done = spool.call(move |spool| match spool.append(epoch, &frames) {
+                Err(SpoolError::OtherEpoch { .. }) => Err(AppendError::Epoch),
+                done => Ok(done?),
             });
             done.await.unwrap_or(Err(AppendError::Closed))
         };
@@ -125,7 +120,7 @@ impl Handler<Checkpoint> for UplinkActor {
             let now = crate::clock::now();
             let done = spool.call(move |spool| match step {
                 Checkpoint::Due => Ok(spool.checkpoint_due(now)),
-                Checkpoint::Begin => spool.checkpoint_begin().map(|()| true),
+                Checkpoint::Begin(epoch) => spool.checkpoint_begin(epoch).map(|()| true),
                 Checkpoint::Add(baselines) => spool.checkpoint_add(&baselines).map(|()| true),
                 Checkpoint::Finish(next) => spool.checkpoint_finish(next, now).map(|()| true),
             });

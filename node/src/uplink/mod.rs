@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod clock;
 pub mod core;
+pub mod error;
 pub mod metrics;
 pub mod owner;
 pub mod quic;

@@ -14,15 +14,14 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use quinn::{
     Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig, VarInt,
 };
-use thiserror::Error;
-use wire::control::{ControlError, Hello, Message};
+use wire::control::{Hello, Message};
 use wire::frame::{Frame, FrameError, HEADER_LEN, Header};
 
 use super::core::{Ended, Order, Step, Uplink};
+use super::error::SessionError;
 use super::metrics::UplinkMetrics;
 use super::owner::{SpoolGone, SpoolHandle};
-use crate::spool::{Disk, NewEpochReason, SpoolError, SpoolView, Stored};
-use crate::tls::TlsProblem;
+use crate::spool::{Disk, NewEpochReason, SpoolView, Stored};
 
 /// Who this node says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,18 +52,12 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn boot(&self) -> BootNanos {
-        let nanos = nanos(rustix::time::ClockId::Boottime);
-        BootNanos(u64::try_from(nanos).unwrap_or(0))
+        crate::clock::now()
     }
 
     fn wall(&self) -> UnixNanos {
-        UnixNanos(nanos(rustix::time::ClockId::Realtime))
+        crate::clock::wall()
     }
-}
-
-fn nanos(clock: rustix::time::ClockId) -> i64 {
-    let time = rustix::time::clock_gettime(clock);
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
 
 /// Where to connect.
@@ -90,123 +83,25 @@ pub struct Session<'a, D> {
     pub clock: &'a dyn Clock,
     /// The figures.
     pub metrics: &'a UplinkMetrics,
-    /// Told of every new epoch, before the next frame is sent: the flow table forgets its
-    /// baselines. See [`SpoolView::current`].
+    /// Told of every new epoch. The flow table learns of it by [`SpoolView::current`], and cannot
+    /// miss it: the spool refuses frames and baselines of the old one.
     pub new_epoch: &'a (dyn Fn(&NewEpochReason) + Send + Sync),
+    /// Shown the core whenever something has happened: publishes the clock offset, and whether
+    /// the aggregator has welcomed us.
+    pub watch: &'a (dyn Fn(&Uplink) + Send + Sync),
+}
+
+impl<D> Session<'_, D> {
+    pub(super) fn show(&self, core: &Uplink, view: &SpoolView, now: BootNanos) {
+        self.metrics.show_uplink(core, now);
+        self.metrics.show_spool(view);
+        (self.watch)(core);
+    }
 }
 
 impl<D> std::fmt::Debug for Session<'_, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("about", &self.about).finish_non_exhaustive()
-    }
-}
-
-/// Why a session, or an attempt at one, ended. Made for a person; [`SessionError::label`] for
-/// metrics.
-#[derive(Debug, Error)]
-pub enum SessionError {
-    /// The core ended it.
-    #[error(transparent)]
-    Ended(#[from] Ended),
-    /// A certificate was refused, by us or by the aggregator.
-    #[error("{problem}")]
-    Tls {
-        /// Who refused whom, and what to do.
-        problem: TlsProblem,
-    },
-    /// Nobody answers.
-    #[error("no answer from the aggregator at {address}; is it running, and does UDP reach it?")]
-    NoAnswer {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// The aggregator closed the connection and said why.
-    #[error("the aggregator closed the connection: {why}")]
-    ClosedByPeer {
-        /// Its words.
-        why: String,
-    },
-    /// The connection broke.
-    #[error("the connection to {address} broke")]
-    Lost {
-        /// The address.
-        address: SocketAddr,
-        /// How.
-        #[source]
-        error: ConnectionError,
-    },
-    /// The connection could not even be begun.
-    #[error("cannot connect to {address}")]
-    Connect {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        error: quinn::ConnectError,
-    },
-    /// The aggregator sent a frame that is none.
-    #[error("the aggregator sent something that is not a conntracct frame")]
-    Frame(#[from] FrameError),
-    /// The aggregator sent a message that cannot be read, or ours cannot be written.
-    #[error("a control message cannot be read or written")]
-    Control(#[from] ControlError),
-    /// The spool failed.
-    #[error("the spool failed")]
-    Spool(#[from] SpoolError),
-    /// The spool's thread has ended.
-    #[error(transparent)]
-    SpoolGone(#[from] SpoolGone),
-    /// The host name has no address.
-    #[error("the aggregator's name {host} has no address; check it and the resolver")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// What the resolver said.
-        #[source]
-        error: std::io::Error,
-    },
-}
-
-impl SessionError {
-    /// The reason as a metric's label.
-    #[must_use]
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Ended(Ended::EpochDone) => "epoch_done",
-            Self::Ended(Ended::Refused { .. }) => "refused",
-            Self::Ended(Ended::OtherStore { .. }) => "other_store",
-            Self::Ended(Ended::NoWelcome { .. }) => "no_welcome",
-            Self::Ended(Ended::Silence { .. }) => "silence",
-            Self::Ended(Ended::Protocol { .. }) | Self::Frame(_) | Self::Control(_) => "protocol",
-            Self::Tls { .. } => "tls",
-            Self::NoAnswer { .. } => "no_answer",
-            Self::ClosedByPeer { .. } => "closed",
-            Self::Lost { .. } | Self::Connect { .. } => "lost",
-            Self::Spool(_) | Self::SpoolGone(_) => "spool",
-            Self::Resolve { .. } => "resolve",
-        }
-    }
-
-    /// Whether a person must do something before it can work.
-    #[must_use]
-    pub const fn needs_a_person(&self) -> bool {
-        matches!(
-            self,
-            Self::Ended(Ended::OtherStore { .. } | Ended::Refused { .. }) | Self::Tls { .. }
-        )
-    }
-
-    fn lost(address: SocketAddr, error: ConnectionError) -> Self {
-        if let Some(problem) = TlsProblem::of(&error) {
-            return Self::Tls { problem };
-        }
-        match error {
-            ConnectionError::TimedOut => Self::NoAnswer { address },
-            ConnectionError::ApplicationClosed(close) => {
-                Self::ClosedByPeer { why: String::from_utf8_lossy(&close.reason).into_owned() }
-            }
-            error => Self::Lost { address, error },
-        }
     }
 }
 
@@ -287,8 +182,7 @@ async fn talk<D: Disk + 'static>(
     loop {
         let view = *views.borrow_and_update();
         let now = session.clock.boot();
-        session.metrics.show_uplink(core, now);
-        session.metrics.show_spool(&view);
+        session.show(core, &view, now);
         let until = match core.step(now, &view) {
             Step::Close(ended) => return Err(ended.into()),
             Step::Connect { .. } => return Err(Ended::Protocol { what: "nothing" }.into()),
@@ -301,11 +195,10 @@ async fn talk<D: Disk + 'static>(
                 if let Some(stored) = fetch(session, epoch, seq).await? {
                     core.sent(epoch, stored.span);
                     sending.push(send(connection.clone(), stored.frame.bytes));
-                } else {
-                    // Acknowledged or drained a moment ago: the view will say so.
-                    views.changed().await.map_err(|_closed| SpoolGone)?;
+                    continue;
                 }
-                continue;
+                // Acknowledged or drained a moment ago: the view will say so.
+                now.plus(VIEW_PAUSE)
             }
             Step::Wait { until } => until,
         };
@@ -351,8 +244,8 @@ async fn fetch<D: Disk + 'static>(
     Ok(session.spool.call(move |spool| spool.frame(epoch, seq, wall)).await??)
 }
 
-/// Does to the spool what the core orders. A full disk does not end the session: what could not
-/// be written now comes up again, because the aggregator says it again.
+/// Does to the spool what the core orders. A full disk does not end the session: acknowledgements
+/// make room, and what could not be written comes up again, because the aggregator says it again.
 async fn carry_out<D: Disk + 'static>(
     session: &Session<'_, D>,
     orders: Vec<Order>,
@@ -368,7 +261,13 @@ async fn carry_out<D: Disk + 'static>(
             Order::Forgotten { epoch, committed } => spool.forgotten(epoch, committed, wall),
             Order::NewEpoch(reason) => spool.new_epoch(&reason, fresh, now),
         });
-        done.await??;
+        match done.await? {
+            Err(error) if error.is_full() => {
+                tracing::debug!(%error, "the spool could not write what the aggregator told it");
+                continue;
+            }
+            done => done?,
+        }
         if let Some(reason) = begun {
             session.metrics.new_epoch(&reason);
             (session.new_epoch)(&reason);
@@ -463,6 +362,9 @@ async fn read(
     }
 }
 
+/// The spool's view is asked again after this, should it not have changed by itself.
+const VIEW_PAUSE: Duration = Duration::from_millis(200);
+
 /// Bytes of answers that may wait here: they are read at once.
 const RECEIVE_WINDOW: u32 = 256 << 10;
 
@@ -478,8 +380,12 @@ const IDLE_TIMEOUT_MS: u32 = 20_000;
 /// A control frame that cannot be written for so long means that the aggregator hangs.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Shares a quinn configuration's transport with [`transport`].
+/// The configuration with [`transport`].
+#[must_use]
 pub fn with_transport(mut config: quinn::ClientConfig) -> quinn::ClientConfig {
     config.transport_config(Arc::new(transport()));
     config
 }
+
+#[cfg(test)]
+mod tests;

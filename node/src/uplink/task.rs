@@ -7,7 +7,8 @@ use flow::BootNanos;
 use tokio::net::lookup_host;
 
 use super::core::{Ended, Step, Uplink};
-use super::quic::{Peer, Session, SessionError, run_session};
+use super::error::SessionError;
+use super::quic::{Peer, Session, run_session};
 use crate::spool::Disk;
 
 /// An aggregator's address as it was configured; resolved anew for each attempt.
@@ -33,8 +34,7 @@ pub async fn run<D: Disk + 'static>(
     loop {
         let view = session.spool.view();
         let now = session.clock.boot();
-        session.metrics.show_uplink(core, now);
-        session.metrics.show_spool(&view);
+        session.show(core, &view, now);
         match core.step(now, &view) {
             Step::Connect { address } => {
                 let Some(target) = targets.get(address) else {
@@ -55,8 +55,9 @@ pub async fn run<D: Disk + 'static>(
                     session.metrics.count_ended(error.label());
                     log.tell(error, session.clock.boot());
                 }
-                core.disconnected(session.clock.boot(), rand::random());
-                session.metrics.show_uplink(core, session.clock.boot());
+                let now = session.clock.boot();
+                core.disconnected(now, rand::random());
+                session.show(core, &session.spool.view(), now);
                 if stopped {
                     return;
                 }

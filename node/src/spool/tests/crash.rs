@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use flow::FlowNo;
+
 use super::kit::*;
 use crate::spool::*;
 
@@ -20,7 +22,7 @@ fn live(disk: &MemDisk, done: &mut Confirmed) -> Result<(), SpoolError> {
     let (mut spool, _) = Spool::open(disk.clone(), context(1), config())?;
     let mut append = |spool: &mut Spool<MemDisk>, numbers: std::ops::RangeInclusive<u64>| {
         let frames: Vec<Frame> = numbers.clone().map(history).collect();
-        spool.append(&frames)?;
+        spool.append(spool.epoch(), &frames)?;
         done.appended.insert(spool.epoch(), *numbers.end());
         Ok::<_, SpoolError>(())
     };
@@ -29,14 +31,14 @@ fn live(disk: &MemDisk, done: &mut Confirmed) -> Result<(), SpoolError> {
     append(&mut spool, 3..=5)?;
     done.acked.insert(epoch(1), 4);
     spool.ack(epoch(1), Seq(4))?;
-    spool.checkpoint(&baselines_after(5), FlowNo(7), BootNanos(0))?;
+    spool.checkpoint(spool.epoch(), &baselines_after(5), FlowNo(7), BootNanos(0))?;
     append(&mut spool, 6..=6)?;
     append(&mut spool, 7..=9)?;
     spool.reject(epoch(1), Seq(7), "no", WALL)?;
     done.rejected = true;
     done.acked.insert(epoch(1), 5);
     spool.ack(epoch(1), Seq(5))?;
-    spool.checkpoint(&baselines_after(9), FlowNo(11), BootNanos(0))?;
+    spool.checkpoint(spool.epoch(), &baselines_after(9), FlowNo(11), BootNanos(0))?;
     let reason = NewEpochReason::StoreRestored { committed: Seq(1), acked: Seq(5) };
     spool.new_epoch(&reason, epoch(2), BootNanos(0))?;
     append(&mut spool, 1..=2)?;
@@ -78,7 +80,7 @@ fn check(disk: &MemDisk, done: &Confirmed, what: &str) {
         assert!(restored.baselines.is_empty(), "{what}");
     }
     let n = spool.next_seq().0;
-    spool.append(&[history(n)]).unwrap_or_else(|error| panic!("{what}: {error}"));
+    spool.append(spool.epoch(), &[history(n)]).unwrap_or_else(|error| panic!("{what}: {error}"));
     drop(spool);
     let (mut spool, _) = Spool::open(disk.clone(), context(9), config()).unwrap();
     let of = spool.epoch();
@@ -131,20 +133,42 @@ fn a_full_disk_is_an_error_to_be_tried_again() {
 fn an_append_that_found_the_disk_full_leaves_nothing_and_may_be_repeated() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    spool.append(&[history(1)]).unwrap();
+    spool.append(spool.epoch(), &[history(1)]).unwrap();
     let used: u64 = disk.list().unwrap().iter().map(|entry| entry.len).sum();
     let group = [history(2), history(3), history(4)];
     let needed: u64 = group.iter().map(|frame| frame.bytes.len() as u64).sum();
     for short in [needed, needed - 1, needed / 2, 1] {
         disk.set_capacity(Some(used + needed - short));
-        let error = spool.append(&group).unwrap_err();
+        let error = spool.append(spool.epoch(), &group).unwrap_err();
         assert!(matches!(error, SpoolError::NoSpace { .. }), "{error:?}");
         assert_eq!((spool.next_seq(), spool.level()), (Seq(2), Level::Full));
         let now: u64 = disk.list().unwrap().iter().map(|entry| entry.len).sum();
         assert_eq!(now, used, "nothing half-written");
     }
     disk.set_capacity(Some(used + needed));
-    spool.append(&group).unwrap();
+    spool.append(spool.epoch(), &group).unwrap();
     assert_eq!((spool.next_seq(), spool.level()), (Seq(5), Level::Normal));
     assert_eq!(spool.view().totals.full, 4);
+}
+
+#[test]
+fn a_disk_without_any_room_gets_it_back_from_acknowledged_frames() {
+    let disk = MemDisk::new();
+    let (mut spool, _) = open(&disk, 1);
+    for n in 1..=6 {
+        spool.append(epoch(1), &[history(n)]).unwrap();
+    }
+    spool.checkpoint(epoch(1), &baselines_after(6), FlowNo(8), BootNanos(0)).unwrap();
+    disk.set_capacity(Some(0));
+    assert!(spool.append(epoch(1), &[history(7)]).unwrap_err().is_full());
+    let before = spool.bytes();
+    let used: u64 = disk.list().unwrap().iter().map(|entry| entry.len).sum();
+    disk.set_capacity(Some(used));
+    spool.ack(epoch(1), Seq(6)).unwrap();
+    assert!(spool.bytes() < before);
+    spool.append(epoch(1), &[history(7)]).unwrap();
+    drop(spool);
+    let (mut spool, restored) = open(&disk, 2);
+    assert_eq!(restored.report, OpenReport::default());
+    assert_eq!(sendable(&mut spool).len(), 1);
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use flow::FlowNo;
+
 use super::kit::*;
 use crate::spool::*;
 
@@ -14,10 +16,12 @@ fn small_spool() -> MemDisk {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
     for n in 1..=LAST {
-        spool.append(&[history(n)]).unwrap();
+        spool.append(spool.epoch(), &[history(n)]).unwrap();
         if n == CHECKPOINT {
             spool.ack(epoch(1), Seq(ACKED)).unwrap();
-            spool.checkpoint(&baselines_after(n), FlowNo(n + 2), BootNanos(0)).unwrap();
+            spool
+                .checkpoint(spool.epoch(), &baselines_after(n), FlowNo(n + 2), BootNanos(0))
+                .unwrap();
         }
     }
     spool.reject(epoch(1), Seq(5), "no", WALL).unwrap();
@@ -162,7 +166,7 @@ fn a_torn_append_is_cut_off_without_a_word() {
         let (mut spool, restored) = open(&disk, 2);
         assert_eq!(restored.report.new_epoch, None, "{} bytes", tail.len());
         assert_eq!(restored.report.torn_bytes, tail.len() as u64);
-        spool.append(&[history(LAST + 1)]).unwrap();
+        spool.append(spool.epoch(), &[history(LAST + 1)]).unwrap();
         drop(spool);
         let (_, restored) = open(&disk, 3);
         assert_eq!(restored.report, OpenReport::default());
@@ -205,7 +209,7 @@ fn a_folder_of_a_later_version_is_set_aside_whole() {
 fn acknowledged_frames_that_vanished_are_a_lost_tail() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    (1..=2).for_each(|n| spool.append(&[history(n)]).unwrap());
+    (1..=2).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     spool.ack(epoch(1), Seq(2)).unwrap();
     spool.remember_store(StoreId([1; 16])).unwrap();
     drop(spool);

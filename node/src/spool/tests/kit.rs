@@ -6,8 +6,8 @@ use flow::entry::Zone;
 use flow::record::{ClockPair, KernelTotals};
 use flow::table::{Baseline, BaselineSet};
 use flow::{
-    Birth, BootId, BootNanos, Counters, Epoch, Interval, NetnsId, NetnsInode, Proto, Record,
-    RecordFlags, Seq, Status, TcpState, Tuple, UnixNanos,
+    Birth, BootId, BootNanos, Counters, Epoch, FlowNo, Interval, NetnsId, NetnsInode, Proto,
+    Record, RecordFlags, Seq, Status, TcpState, Tuple, UnixNanos,
 };
 use wire::batch::{self, Builder, Compression};
 use wire::frame::{Frame, Kind};

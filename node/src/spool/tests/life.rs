@@ -1,6 +1,6 @@
 //! A spool's ordinary life, and the extraordinary ones an aggregator tells it of.
 
-use flow::Counters;
+use flow::{Counters, FlowNo};
 use wire::gap::{Gap, GapReason};
 
 use super::kit::*;
@@ -13,8 +13,8 @@ fn frames_come_back_until_they_are_acknowledged() {
     assert_eq!(restored.report.new_epoch, Some(NewEpochReason::Fresh));
     assert_eq!((spool.epoch(), spool.next_seq()), (epoch(1), Seq(1)));
     let frames: Vec<Frame> = (1..=5).map(history).collect();
-    spool.append(&frames[..2]).unwrap();
-    spool.append(&frames[2..]).unwrap();
+    spool.append(spool.epoch(), &frames[..2]).unwrap();
+    spool.append(spool.epoch(), &frames[2..]).unwrap();
     spool.ack(epoch(1), Seq(2)).unwrap();
     spool.ack(epoch(1), Seq(9)).unwrap();
     spool.ack(epoch(8), Seq(4)).unwrap();
@@ -35,7 +35,7 @@ fn frames_come_back_until_they_are_acknowledged() {
 fn a_wrong_number_is_refused_and_changes_nothing() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    let error = spool.append(&[history(1), history(3)]).unwrap_err();
+    let error = spool.append(spool.epoch(), &[history(1), history(3)]).unwrap_err();
     assert!(matches!(error, SpoolError::Order { expected: Seq(2), found: Seq(3) }), "{error}");
     assert_eq!((spool.next_seq(), spool.bytes()), (Seq(1), 0));
 }
@@ -44,16 +44,16 @@ fn a_wrong_number_is_refused_and_changes_nothing() {
 fn a_checkpoint_frees_what_is_acknowledged_and_keeps_the_baselines() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    (1..=8).for_each(|n| spool.append(&[history(n)]).unwrap());
+    (1..=8).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     let before = spool.bytes();
     spool.ack(epoch(1), Seq(8)).unwrap();
     assert_eq!(spool.bytes(), before, "without a checkpoint they are the baselines");
     let later = BootNanos(1_000_000_000).plus(std::time::Duration::from_secs(300));
     assert!(!spool.checkpoint_due(context(1).now) && spool.checkpoint_due(later));
-    spool.checkpoint(&baselines_after(8), FlowNo(10), later).unwrap();
+    spool.checkpoint(spool.epoch(), &baselines_after(8), FlowNo(10), later).unwrap();
     assert!(!spool.checkpoint_due(later.plus(std::time::Duration::from_secs(600))), "nothing new");
     assert_eq!(spool.view().frames, 0);
-    spool.append(&[history(9)]).unwrap();
+    spool.append(spool.epoch(), &[history(9)]).unwrap();
     drop(spool);
 
     let (mut spool, restored) = open(&disk, 2);
@@ -69,15 +69,15 @@ fn a_checkpoint_frees_what_is_acknowledged_and_keeps_the_baselines() {
 fn numbers_go_on_where_everything_was_acknowledged_and_forgotten() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    spool.append(&[history(1), history(2)]).unwrap();
+    spool.append(spool.epoch(), &[history(1), history(2)]).unwrap();
     spool.ack(epoch(1), Seq(2)).unwrap();
-    spool.checkpoint(&baselines_after(2), FlowNo(4), BootNanos(0)).unwrap();
+    spool.checkpoint(spool.epoch(), &baselines_after(2), FlowNo(4), BootNanos(0)).unwrap();
     drop(spool);
     let (mut spool, restored) = open(&disk, 2);
     assert_eq!(restored.report.new_epoch, None);
     assert_eq!((spool.next_seq(), spool.view().sending.acked), (Seq(3), Seq(2)));
     assert_eq!(restored.baselines.durable().unwrap().begin, BootNanos(20));
-    spool.append(&[history(3)]).unwrap();
+    spool.append(spool.epoch(), &[history(3)]).unwrap();
     assert_eq!(sendable(&mut spool).len(), 1);
 }
 
@@ -85,12 +85,12 @@ fn numbers_go_on_where_everything_was_acknowledged_and_forgotten() {
 fn a_checkpoint_in_pieces_may_be_overtaken_by_frames() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    (1..=4).for_each(|n| spool.append(&[history(n)]).unwrap());
+    (1..=4).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     spool.ack(epoch(1), Seq(4)).unwrap();
-    spool.checkpoint_begin().unwrap();
+    spool.checkpoint_begin(spool.epoch()).unwrap();
     let (early, late) = (baselines_after(4), baselines_after(5));
     spool.checkpoint_add(&early[..1]).unwrap();
-    spool.append(&[history(5)]).unwrap();
+    spool.append(spool.epoch(), &[history(5)]).unwrap();
     spool.checkpoint_add(&late[1..]).unwrap();
     spool.checkpoint_finish(FlowNo(7), BootNanos(0)).unwrap();
     drop(spool);
@@ -106,7 +106,7 @@ fn a_checkpoint_in_pieces_may_be_overtaken_by_frames() {
 fn another_boot_keeps_epoch_and_baselines_and_says_so() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    spool.append(&[history(1)]).unwrap();
+    spool.append(spool.epoch(), &[history(1)]).unwrap();
     drop(spool);
     let context = OpenContext { boot: BootId([8; 16]), ..context(2) };
     let (spool, restored) = Spool::open(disk, context, config()).unwrap();
@@ -120,19 +120,19 @@ fn another_boot_keeps_epoch_and_baselines_and_says_so() {
 fn a_clone_drains_under_the_old_name_and_goes_on_under_a_new_one() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    (1..=3).for_each(|n| spool.append(&[history(n)]).unwrap());
+    (1..=3).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     drop(spool);
     let machine = OpenContext { machine: MachineId([1; 16]), ..context(2) };
     let cases = [
         (disk.copy(), context(2), NewEpochReason::Copied),
-        (disk.clone(), machine, NewEpochReason::OtherMachine),
+        (disk, machine, NewEpochReason::OtherMachine),
     ];
     for (disk, context, reason) in cases {
         let (mut spool, restored) = Spool::open(disk.clone(), context, config()).unwrap();
         assert_eq!(restored.report.new_epoch, Some(reason));
         assert!(restored.baselines.is_empty());
         assert_eq!((spool.epoch(), spool.next_seq()), (epoch(2), Seq(1)));
-        spool.append(&[history(1)]).unwrap();
+        spool.append(spool.epoch(), &[history(1)]).unwrap();
         let sending = spool.view().sending;
         assert_eq!((sending.epoch, sending.current), (epoch(1), false));
         let frames: Vec<Frame> = sendable(&mut spool).into_values().map(|s| s.frame).collect();
@@ -151,7 +151,7 @@ fn a_clone_drains_under_the_old_name_and_goes_on_under_a_new_one() {
 fn a_rolled_back_node_gives_its_numbers_up() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    spool.append(&[history(1)]).unwrap();
+    spool.append(spool.epoch(), &[history(1)]).unwrap();
     let reason = NewEpochReason::RolledBack { committed: Seq(5), next: Seq(2) };
     spool.new_epoch(&reason, epoch(2), BootNanos(0)).unwrap();
     let view = spool.view();
@@ -163,9 +163,9 @@ fn a_rolled_back_node_gives_its_numbers_up() {
 fn a_restored_store_gets_what_is_here_and_gaps_for_what_is_not() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    (1..=6).for_each(|n| spool.append(&[history(n)]).unwrap());
+    (1..=6).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     spool.ack(epoch(1), Seq(5)).unwrap();
-    spool.checkpoint(&baselines_after(4), FlowNo(8), BootNanos(0)).unwrap();
+    spool.checkpoint(spool.epoch(), &baselines_after(4), FlowNo(8), BootNanos(0)).unwrap();
     let reason = NewEpochReason::StoreRestored { committed: Seq(1), acked: Seq(5) };
     spool.new_epoch(&reason, epoch(2), BootNanos(0)).unwrap();
     spool.forgotten(epoch(1), Seq(1), WALL).unwrap();
@@ -191,7 +191,7 @@ fn a_restored_store_gets_what_is_here_and_gaps_for_what_is_not() {
 fn a_rejected_frame_is_kept_aside_and_passed_by_a_gap() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    (1..=3).for_each(|n| spool.append(&[history(n)]).unwrap());
+    (1..=3).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     spool.reject(epoch(1), Seq(2), "no such column", WALL).unwrap();
     let totals = spool.view().totals;
     assert_eq!((totals.rejected, totals.rejected_not_kept, totals.gaps), (1, 0, 1));
@@ -206,7 +206,7 @@ fn a_rejected_frame_is_kept_aside_and_passed_by_a_gap() {
     let copy = disk.read(&file(&disk, ".rejected"), 0, history(2).bytes.len()).unwrap();
     assert_eq!(copy, history(2).bytes);
     spool.ack(epoch(1), Seq(3)).unwrap();
-    spool.checkpoint(&baselines_after(3), FlowNo(5), BootNanos(0)).unwrap();
+    spool.checkpoint(spool.epoch(), &baselines_after(3), FlowNo(5), BootNanos(0)).unwrap();
     assert!(disk.list().unwrap().iter().all(|entry| !entry.name.ends_with(".gap")));
 }
 
@@ -216,7 +216,7 @@ fn copies_of_rejected_frames_are_bounded() {
     let limit = (4..=8).map(|n| history(n).bytes.len() as u64).max().unwrap() * 2;
     let config = SpoolConfig { rejected_bytes: limit, ..config() };
     let (mut spool, _) = Spool::open(disk.clone(), context(1), config).unwrap();
-    (1..=8).for_each(|n| spool.append(&[history(n)]).unwrap());
+    (1..=8).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     (1..=8).for_each(|n| spool.reject(epoch(1), Seq(n), "no", WALL).unwrap());
     let copies: Vec<String> = disk.list().unwrap().into_iter().map(|entry| entry.name).collect();
     let copies: Vec<&String> = copies.iter().filter(|n| n.ends_with(".rejected")).collect();
@@ -231,7 +231,7 @@ fn dropped_ends_are_told_by_a_gap_of_their_own_even_when_full() {
     let config = SpoolConfig { budget_bytes: 1_000, ..config() };
     let (mut spool, _) = Spool::open(disk, context(1), config).unwrap();
     let mut n = 1;
-    while spool.append(&[history(n)]).is_ok() {
+    while spool.append(spool.epoch(), &[history(n)]).is_ok() {
         n += 1;
     }
     let lost = Counters::new(1, 2, 3, 4);
@@ -256,17 +256,17 @@ fn levels_follow_the_budget() {
         if level == Level::Paused {
             paused_at.get_or_insert(n);
         }
-        spool.append(&[history(n)]).unwrap();
+        spool.append(spool.epoch(), &[history(n)]).unwrap();
     }
     assert!(paused_at.is_some_and(|n| (15..=18).contains(&n)), "{paused_at:?}");
     assert_eq!(spool.level(), Level::Full);
-    let error = spool.append(&[history(21)]).unwrap_err();
+    let error = spool.append(spool.epoch(), &[history(21)]).unwrap_err();
     assert!(error.is_full(), "{error}");
     spool.ack(epoch(1), Seq(20)).unwrap();
     assert!(spool.checkpoint_due(context(1).now), "only a checkpoint frees acknowledged frames");
-    spool.checkpoint(&baselines_after(20), FlowNo(22), BootNanos(0)).unwrap();
+    spool.checkpoint(spool.epoch(), &baselines_after(20), FlowNo(22), BootNanos(0)).unwrap();
     assert_eq!(spool.level(), Level::Normal);
-    spool.append(&[history(21)]).unwrap();
+    spool.append(spool.epoch(), &[history(21)]).unwrap();
 }
 
 #[test]
@@ -291,9 +291,9 @@ fn a_real_folder_does_the_same() {
         Spool::open(disk, context(fresh), config()).unwrap()
     };
     let (mut spool, _) = open(1);
-    spool.append(&[history(1), history(2), history(3)]).unwrap();
-    spool.checkpoint(&baselines_after(3), FlowNo(5), BootNanos(0)).unwrap();
-    spool.append(&[history(4)]).unwrap();
+    spool.append(spool.epoch(), &[history(1), history(2), history(3)]).unwrap();
+    spool.checkpoint(spool.epoch(), &baselines_after(3), FlowNo(5), BootNanos(0)).unwrap();
+    spool.append(spool.epoch(), &[history(4)]).unwrap();
     spool.ack(epoch(1), Seq(1)).unwrap();
     drop(spool);
     let (mut spool, restored) = open(2);
@@ -310,4 +310,27 @@ fn a_real_folder_does_the_same() {
     }
     let (_, restored) = open(3);
     assert_eq!(restored.report.new_epoch, Some(NewEpochReason::Copied));
+}
+
+#[test]
+fn frames_and_baselines_of_an_epoch_given_up_are_refused() {
+    let disk = MemDisk::new();
+    let (mut spool, _) = open(&disk, 1);
+    spool.append(epoch(1), &[history(1)]).unwrap();
+    spool.checkpoint_begin(epoch(1)).unwrap();
+    spool.new_epoch(&NewEpochReason::OtherStore, epoch(2), BootNanos(0)).unwrap();
+    let refused = [
+        spool.append(epoch(1), &[history(1)]),
+        spool.checkpoint_add(&baselines_after(1)),
+        spool.checkpoint_begin(epoch(1)),
+    ];
+    assert!(matches!(
+        refused,
+        [
+            Err(SpoolError::OtherEpoch { .. }),
+            Err(SpoolError::NoCheckpoint),
+            Err(SpoolError::OtherEpoch { .. })
+        ]
+    ));
+    spool.append(epoch(2), &[history(1)]).unwrap();
 }
