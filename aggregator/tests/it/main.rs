@@ -5,6 +5,8 @@ extern crate conntracct_aggregator as aggregator;
 mod cli;
 mod golden;
 mod ingest;
+mod counting;
+mod frames;
 mod rows;
 mod store_conformance;
 mod store_sqlite;
