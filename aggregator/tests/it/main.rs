@@ -7,6 +7,7 @@ mod golden;
 mod ingest;
 mod counting;
 mod frames;
+mod pipeline;
 mod rows;
 mod store_conformance;
 mod store_sqlite;
