@@ -3,10 +3,10 @@
 extern crate conntracct_aggregator as aggregator;
 
 mod cli;
-mod golden;
-mod ingest;
 mod counting;
 mod frames;
+mod golden;
+mod ingest;
 mod pipeline;
 mod rows;
 mod store_conformance;
