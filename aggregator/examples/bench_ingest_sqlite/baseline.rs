@@ -8,9 +8,7 @@ use std::time::Instant;
 use aggregator::store::row::FlowRow;
 use aggregator::store::sqlite::{FLOW_COLUMNS, SqliteConfig, SqliteStore};
 use flow::UnixNanos;
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection};
 
 use super::{Failed, rate};
@@ -19,7 +17,7 @@ const ROWS_A_STATEMENT: usize = 500;
 const ROWS_A_TRANSACTION: usize = 10_000;
 
 /// Rows a second of a bare insert loop.
-pub async fn bare_insert(rows: &[FlowRow]) -> Result<f64, Failed> {
+pub(crate) async fn bare_insert(rows: &[FlowRow]) -> Result<f64, Failed> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("flows.db");
     // The product's schema, indexes and settings.

@@ -60,8 +60,7 @@ async fn main() -> Result<(), Failed> {
     if let Some(file) = json {
         let figure = json!({ "name": "end_to_end_rows_per_s", "value": ours, "unit": "1/s",
             "baseline": "bare_insert", "baseline_value": bare, "ratio": ratio });
-        let report =
-            json!({ "bench": "ingest-sqlite", "machine": machine(), "figures": [figure] });
+        let report = json!({ "bench": "ingest-sqlite", "machine": machine(), "figures": [figure] });
         std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }
     Ok(())

@@ -15,7 +15,7 @@ use wire::batch::{Builder, Compression, MAX_RECORDS};
 
 use super::Failed;
 
-pub const EPOCH: Epoch = Epoch([7; 16]);
+pub(crate) const EPOCH: Epoch = Epoch([7; 16]);
 
 const FLOWS: u64 = 20_000;
 const INTERVALS: u64 = 20;
@@ -23,15 +23,15 @@ const SECOND: u64 = 1_000_000_000;
 const BOOT: BootId = BootId([3; 16]);
 
 /// A frame as a node sends it.
-pub struct Encoded {
-    pub seq: Seq,
-    pub frame: wire::frame::Frame,
-    pub clock: SessionClock,
+pub(crate) struct Encoded {
+    pub(crate) seq: Seq,
+    pub(crate) frame: wire::frame::Frame,
+    pub(crate) clock: SessionClock,
 }
 
 impl Encoded {
     /// The frame as it is counted.
-    pub fn decoded(&self) -> Result<Frame, Failed> {
+    pub(crate) fn decoded(&self) -> Result<Frame, Failed> {
         let (header, records) = wire::batch::decode(&self.frame)?;
         Ok(Frame {
             node: node()?,
@@ -46,7 +46,7 @@ impl Encoded {
     }
 }
 
-pub fn node() -> Result<NodeName, Failed> {
+pub(crate) fn node() -> Result<NodeName, Failed> {
     Ok(NodeName::new("gw-1")?)
 }
 
@@ -57,12 +57,12 @@ fn now() -> UnixNanos {
 }
 
 /// The aggregator's time of the gateway's boot.
-pub fn begin() -> UnixNanos {
+pub(crate) fn begin() -> UnixNanos {
     now().minus(std::time::Duration::from_secs(3_600))
 }
 
 /// All frames of all intervals.
-pub fn frames() -> Result<Vec<Encoded>, Failed> {
+pub(crate) fn frames() -> Result<Vec<Encoded>, Failed> {
     let booted = begin();
     let mut frames = Vec::new();
     let mut builder = Builder::new(Compression::Zstd);

@@ -198,7 +198,7 @@ async fn what_cannot_be_decoded_is_passed_by_a_gap() {
     assert_eq!(world.store.contents().gaps.len(), 1);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_store_that_is_away_costs_time_and_nothing_else() {
     let mut world = World::new().await;
     world.store.inject([Fault::Unavailable, Fault::LostCommit, Fault::KeptCommit]);
