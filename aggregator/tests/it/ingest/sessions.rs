@@ -519,6 +519,27 @@ async fn a_slow_pipeline_slows_the_node_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_node_whose_frames_wait_still_gets_its_pongs() {
+    let fleet = Fleet::new();
+    let reorder = ReorderLimits { frames: 1, in_flight: 1, ..ReorderLimits::default() };
+    let mut server = Server::start_with(&fleet, IngestConfig { reorder, ..Default::default() });
+    let mut client = Client::welcome(&server, &fleet.join("gw1"), "gw1").await;
+    client.data(&batch(1).bytes).await;
+    let first = arrivals(&mut server, 1).await;
+    client.data(&batch(2).bytes).await;
+    assert_eq!(received(&mut client, 2).await, [1, 2]);
+    for seq in 3..=12 {
+        client.data(&batch(seq).bytes).await;
+    }
+    let sent = BootNanos(1);
+    client.say(&Message::Ping(Ping { sent, offset: None, extensions: vec![] })).await;
+    let pong = client.hear().await;
+    assert!(matches!(&pong, Message::Pong(pong) if pong.sent == sent), "{pong:?}");
+    first[0].answer.send(Answer::Ack(Seq(1))).await.unwrap();
+    assert_eq!(numbers(&arrivals(&mut server, 1).await), [2]);
+}
+
+#[tokio::test]
 async fn a_node_that_does_not_read_its_control_stream() {
     let fleet = Fleet::new();
     let server = Server::start(&fleet);
