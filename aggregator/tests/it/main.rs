@@ -2,12 +2,18 @@
 
 extern crate conntracct_aggregator as aggregator;
 
+#[cfg(test)]
 mod cli;
 mod counting;
 mod frames;
+#[cfg(test)]
 mod golden;
+#[cfg(test)]
 mod ingest;
 mod pipeline;
+#[cfg(test)]
 mod rows;
+#[cfg(test)]
 mod store_conformance;
+#[cfg(test)]
 mod store_sqlite;
