@@ -6,6 +6,7 @@
 
 pub mod actor;
 pub mod feed;
+pub mod listing;
 pub mod metrics;
 
 use std::time::Duration;
@@ -356,16 +357,7 @@ impl Aggregation {
         }
         let reported = (mode == EmitMode::All).then_some(reported);
         let epoch = room.epoch;
-        Ok(Closing {
-            epoch,
-            frames,
-            unencodable,
-            emission,
-            told,
-            parts,
-            reported,
-            closes_interval,
-        })
+        Ok(Closing { epoch, frames, unencodable, emission, told, parts, reported, closes_interval })
     }
 
     /// Ends dropped by the source or the table that no durable gap has told of.

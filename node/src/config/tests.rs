@@ -94,7 +94,10 @@ fn every_flag_arrives() {
     assert_eq!(config.source, SourceChoice::Netlink);
     assert_eq!(config.record.as_deref(), Some(Path::new("/rec")));
     assert_eq!(config.interval.length().as_secs(), 5, "the flag beats the environment");
-    assert_eq!(config.netns, NetnsChoice::Listed(vec!["/run/netns/a".into(), "/run/netns/b".into()]));
+    assert_eq!(
+        config.netns,
+        NetnsChoice::Listed(vec!["/run/netns/a".into(), "/run/netns/b".into()])
+    );
     assert_eq!(config.name.to_string(), "x");
     assert_eq!(config.state_dir, Path::new("/state"));
     assert_eq!(config.http.unwrap().addresses, ["127.0.0.1:9".parse().unwrap()]);
@@ -129,7 +132,10 @@ fn what_is_not_legal_is_named_with_what_is() {
             &["--source", "ebpf"],
             "--source: `source` is \"ebpf\", but must be auto, netlink or replay",
         ),
-        (&["--netns", "own,x"], "--netns: `netns` is [\"own\", \"x\"], but must be own, all, or namespa"),
+        (
+            &["--netns", "own,x"],
+            "--netns: `netns` is [\"own\", \"x\"], but must be own, all, or namespa",
+        ),
         (
             &["--aggregator", "host"],
             "--aggregator: `aggregator` is \"host\", but must be HOST:PORT",
