@@ -39,8 +39,8 @@ pub struct Asked {
 /// A page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// When it was made, by the node's clock.
-    pub time: Timestamp,
+    /// When it was made, by the node's clock, RFC 3339.
+    pub time: String,
     /// Live flows in all.
     pub total: usize,
     /// Those that match.
@@ -89,12 +89,12 @@ pub struct Row {
     /// TCP state, where it is TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_state: Option<String>,
-    /// When the kernel says it began, where it does.
+    /// When the kernel says it began, where it does, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub start: Option<Timestamp>,
-    /// When it was last seen grown.
+    pub start: Option<String>,
+    /// When it was last seen grown, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub grown: Option<Timestamp>,
+    pub grown: Option<String>,
     /// Packets the opener sent.
     pub packets_orig: u64,
     /// Bytes the opener sent.
@@ -168,7 +168,7 @@ impl Page {
         let Listing { flows, matching, total, clock, now } = listing;
         let nanos = clock.apply(*now).get();
         Self {
-            time: Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or_default(),
+            time: stamp(i128::from(nanos)).unwrap_or_default(),
             total: *total,
             matching: *matching,
             flows: flows.iter().map(|flow| Row::of(flow, *clock)).collect(),
@@ -180,7 +180,6 @@ impl Row {
     fn of(live: &LiveFlow, clock: ClockOffset) -> Self {
         let orig = live.entry.orig;
         let out = outside(&live.reply);
-        let stamp = |nanos: i128| Timestamp::from_nanosecond(nanos).ok();
         Self {
             flow: live.flow.0,
             netns: live.entry.netns.inode.0,
@@ -207,6 +206,10 @@ impl Row {
             counted: live.counted,
         }
     }
+}
+
+fn stamp(nanos: i128) -> Option<String> {
+    Timestamp::from_nanosecond(nanos).ok().map(|time| time.to_string())
 }
 
 /// Flows on a page unless asked otherwise.

@@ -138,7 +138,7 @@ fn table(page: &Page) -> Table {
             received,
             number(signed(row.packets_orig.saturating_add(row.packets_reply))),
             row.tcp_state.as_deref().unwrap_or_default().to_ascii_lowercase(),
-            row.start.map(|start| age(start, page.time)).unwrap_or_default(),
+            row.start.as_deref().and_then(|start| age(start, &page.time)).unwrap_or_default(),
         ]
     });
     Table { columns, rows: rows.collect(), sums: 0 }
@@ -179,9 +179,10 @@ fn translation(row: &Row, proto: Proto) -> String {
 }
 
 /// How long ago, to the second.
-fn age(start: Timestamp, now: Timestamp) -> String {
+fn age(start: &str, now: &str) -> Option<String> {
+    let (start, now): (Timestamp, Timestamp) = (start.parse().ok()?, now.parse().ok()?);
     let seconds = now.duration_since(start).as_secs().max(0).unsigned_abs();
-    daemon::config::Span::secs(seconds).to_string()
+    Some(daemon::config::Span::secs(seconds).to_string())
 }
 
 #[cfg(test)]
