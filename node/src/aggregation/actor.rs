@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use actix::fut::wrap_future;
 use actix::prelude::*;
-use flow::{BootNanos, ClockOffset, Record};
+use flow::{ClockOffset, Record};
 use tokio::runtime::Handle;
 use tracing::{debug, error, warn};
 

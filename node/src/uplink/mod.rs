@@ -7,10 +7,12 @@
 pub mod actor;
 pub mod clock;
 pub mod core;
+pub mod metrics;
 pub mod owner;
 mod welcome;
 mod window;
 
 pub use self::clock::OffsetClock;
 pub use self::core::{Ended, Order, Step, Uplink, UplinkConfig, UplinkTotals};
+pub use self::metrics::UplinkMetrics;
 pub use self::owner::{SpoolGone, SpoolHandle};
