@@ -592,17 +592,3 @@ impl Outcome {
         }
     }
 }
-
-impl Outcome {
-    /// Both together.
-    #[must_use]
-    pub const fn plus(&self, other: &Self) -> Self {
-        Self {
-            entries: self.entries + other.entries,
-            exact: self.exact + other.exact,
-            bounded: self.bounded + other.bounded,
-            commits: self.commits + other.commits,
-            rows: self.rows + other.rows,
-        }
-    }
-}
