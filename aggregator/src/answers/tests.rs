@@ -155,7 +155,7 @@ SOURCE      FLOWS   SENT  RECEIVED  PACKETS   BYTES    SHARE
 fd00::1         1    64 B      64 B        3    128 B    7.4 %
 10.0.0.2        1    70 B      30 B        3    100 B    5.7 %
 --------  -----  ------  --------  -------  -------  -------
-total           3  1134 B     594 B       12  1.7 KiB  100.0 %
+total           3  1.1 KiB     594 B       12  1.7 KiB  100.0 %
 ";
     let squeezed = |text: &str| -> Vec<Vec<String>> {
         let lines = text.lines().filter(|line| !line.starts_with('-'));
