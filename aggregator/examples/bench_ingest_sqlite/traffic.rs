@@ -122,7 +122,7 @@ fn record(booted: UnixNanos, slot: u64, round: u64) -> Record {
         SocketAddr::new(server.into(), 443),
     );
     let mut reply = orig.inverse();
-    if slot % 2 == 0 {
+    if slot.is_multiple_of(2) {
         reply.dst = Ipv4Addr::new(203, 0, 113, 1).into();
     }
     let until = BootNanos((round * 10 - 1) * SECOND + slot * 20_000);
