@@ -1,11 +1,17 @@
 //! The conntracct aggregator: takes the records of many gateways and stores each flow once.
+//!
+//! [`run::run`] is the program. The data's way: [`ingest`] (sessions, order) -> [`pipeline`]
+//! (decode, one change set at a time) -> [`count`] -> [`store`]; [`answers`] read what is stored.
 
 pub mod answers;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod count;
+pub mod http;
 pub mod ingest;
 pub mod pipeline;
 pub mod pki;
+pub mod run;
 pub mod store;
 pub mod tls;

@@ -11,6 +11,7 @@
 //! - [`version`]: which build this is.
 
 pub mod config;
+pub mod exit;
 pub mod http;
 pub mod log;
 pub mod ready;

@@ -1,14 +1,20 @@
-//! The conntracct agent.
+//! The conntracct agent: reads conntrack on a gateway and streams exact flow counters.
+//!
+//! [`run::run`] is the program; everything below it can be used and tested by itself. The data's
+//! way: [`source`] -> [`probe`] -> [`aggregation`] -> [`spool`] -> [`uplink`].
 
 pub mod aggregation;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod http;
 pub mod join;
 pub mod metrics;
 pub mod netns;
+mod opening;
 pub mod probe;
+pub mod run;
 pub mod sink;
 pub mod source;
 pub mod spool;
@@ -16,3 +22,4 @@ mod sys;
 pub mod sysctl;
 pub mod tls;
 pub mod uplink;
+mod watchers;

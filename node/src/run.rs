@@ -26,7 +26,7 @@ use crate::aggregation::Aggregation;
 use crate::aggregation::actor::{AggregationActor, Outlet};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::opening::{self, Opened};
+use crate::opening::{self, Opened, UplinkPlan};
 use crate::probe::actor::{Finish, Probe};
 use crate::probe::schedule::Schedule;
 use crate::sink::stdout::LineSink;
@@ -38,7 +38,7 @@ use crate::uplink::actor::UplinkActor;
 use crate::watchers;
 
 /// How long the sessions may go on delivering after the last frame was spooled.
-const DELIVERY_GRACE: Duration = Duration::from_secs(5);
+const DELIVERY_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs a node until it is told to stop or its source has come to its end.
 ///
@@ -69,7 +69,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let opened = opening::open(&config, &metrics)?;
     let Opened { boot, sysctls, source, spool, identity } = opened;
     let name = identity.as_ref().map_or_else(|| config.name.clone(), |id| id.node.clone());
-    info!(node = %name, source = source.name(), version = env!("CARGO_PKG_VERSION"), "starting");
+    let source_name = source.name();
+    info!(node = %name, source = source_name, version = env!("CARGO_PKG_VERSION"), "starting");
 
     let (offset_out, offset) = watch::channel(None);
     let (outlet, core, sending) = match (spool, identity) {
@@ -95,8 +96,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let actors = Actors::start(plan, Arc::clone(&metrics)).await?;
     let uplink = match sending {
         Some((spool, identity)) => Some(
-            opening::uplink(&config, boot, identity, spool, offset_out, &metrics, &readiness)
-                .context("the uplink could not be started")?,
+            opening::uplink(UplinkPlan {
+                config: &config,
+                boot,
+                source: source_name,
+                identity,
+                spool,
+                offset: offset_out,
+                metrics: Arc::clone(&metrics),
+                readiness: readiness.clone(),
+            })
+            .context("the uplink could not be started")?,
         ),
         None => None,
     };

@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 
 /// A panic anywhere ends the process: actix would end the actor silently and go on without it.
 /// The service manager starts the node again, and the spool knows where it was.
-pub fn abort_on_panic() {
+pub(crate) fn abort_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         default(panic);
@@ -20,7 +20,7 @@ pub fn abort_on_panic() {
 }
 
 /// Keeps the source's condition on `/readyz` up to date.
-pub fn watch_source(readiness: &Readiness, metrics: Arc<Metrics>, interval: Duration) {
+pub(crate) fn watch_source(readiness: &Readiness, metrics: Arc<Metrics>, interval: Duration) {
     let sweeps = readiness.part("sweeps", "no sweep has been completed yet");
     let ends = readiness.part("ends", "the source has not said anything yet");
     tokio::spawn(async move {

@@ -131,6 +131,17 @@ where
     }
 }
 
+/// Says that a configuration is right, and where it came from: the answer of `check-config`.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn tell_right(file: Option<&Path>, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    match file {
+        Some(file) => writeln!(out, "the configuration is right; it was read from {}", file.display()),
+        None => writeln!(out, "the configuration is right; no file was read"),
+    }
+}
+
 /// The merged configuration as a TOML file that loads to the same configuration.
 ///
 /// No key holds a secret: private keys and tokens are named by their files.

@@ -25,6 +25,7 @@ use super::metrics::StoreMetrics;
 use super::row::{ChangeSet, EntryNo, GapRow, Identity, Loaded, ObserverRow, WriterToken};
 use super::{CommitError, Meta, OpenError, Progress, Store, StoreError};
 
+pub use open::pending;
 pub use decode::{FLOW_COLUMNS, OBSERVER_COLUMNS, flow_row, observer_row};
 
 /// How a database is opened.

@@ -113,6 +113,28 @@ async fn migrate(writer: &mut SqliteConnection, path: &str) -> Result<(), OpenEr
 }
 
 /// The last migration applied.
+/// The schema of the database at `path`, `None` where there is none; nothing is changed.
+///
+/// # Errors
+/// When it cannot be read, or is none of ours.
+pub async fn pending(path: &Path) -> Result<Option<i64>, OpenError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let shown = path.display().to_string();
+    let mut connection = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .connect()
+        .await
+        .map_err(|error| open_error(&shown, &error))?;
+    let found = schema_version(&mut connection).await.map_err(|error| OpenError::Unusable {
+        path: shown,
+        why: format!("it is no database of conntracct ({error}); give another --store"),
+    })?;
+    Ok(Some(found))
+}
+
 pub(super) async fn schema_version(connection: impl SqliteExecutor<'_>) -> Result<i64, StoreError> {
     sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
         .fetch_one(connection)

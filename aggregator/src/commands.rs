@@ -1,0 +1,91 @@
+//! What each command does: the way from the command line to the rest of the program.
+
+use std::io::{Write, stdout};
+
+use anyhow::Context as _;
+use daemon::config::Surroundings;
+use daemon::table::Screen;
+use daemon::version::BUILD;
+use jiff::Timestamp;
+
+use crate::cli::{Cli, Command};
+use crate::config::{Config, StoreChoice};
+use crate::store::Store as _;
+use crate::store::sqlite::{SqliteConfig, SqliteStore};
+use crate::{answers, run};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, for a person.
+pub fn execute(cli: Cli) -> anyhow::Result<()> {
+    if let Some(Command::Version) = &cli.command {
+        writeln!(stdout(), "conntracct-aggregator\n{BUILD}")?;
+        return Ok(());
+    }
+    let surroundings = Surroundings::of_process()?;
+    let general = &cli.general;
+    let file = general.config.as_deref();
+    let (config, raw) = Config::load(file, &surroundings, cli.flags(), general.debug)?;
+    if cli.run.dump_config {
+        stdout().write_all(daemon::config::dump(&raw)?.as_bytes())?;
+        return Ok(());
+    }
+    match cli.command {
+        None => {
+            daemon::log::init(&config.log)?;
+            run::run(config)
+        }
+        Some(Command::CheckConfig) => {
+            Ok(daemon::config::tell_right(config.file.as_deref(), &mut stdout())?)
+        }
+        Some(Command::Pki(pki)) => pki.run(&config.pki),
+        Some(command) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("the runtime could not be started")?;
+            runtime.block_on(ask(command, &config))
+        }
+    }
+}
+
+/// Commands that ask the store.
+async fn ask(command: Command, config: &Config) -> anyhow::Result<()> {
+    let (now, screen) = (Timestamp::now(), Screen::of_stdout());
+    let mut out = stdout();
+    match command {
+        Command::Report(args) => {
+            answers::report(&args, &config.store, now, screen, &mut out).await?;
+        }
+        Command::Flows(args) => {
+            answers::flows(&args, &config.store, now, screen, &mut out).await?;
+        }
+        Command::Migrate(args) => migrate(args.dry_run, config, &mut out).await?,
+        Command::Pki(_) | Command::CheckConfig | Command::Version => {}
+    }
+    Ok(())
+}
+
+async fn migrate(dry_run: bool, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    let StoreChoice::Sqlite(path) = &config.store;
+    if dry_run {
+        let plan = crate::store::sqlite::pending(path).await?;
+        let known = crate::store::SCHEMA_VERSION;
+        match plan {
+            None => writeln!(out, "{} does not exist; it would be made", path.display())?,
+            Some(at) if at == known => {
+                writeln!(out, "{} is at schema {at}: nothing to do", path.display())?;
+            }
+            Some(at) => {
+                writeln!(out, "{} is at schema {at}; it would go to {known}", path.display())?;
+            }
+        }
+        return Ok(());
+    }
+    let store = SqliteStore::open(&SqliteConfig::new(path)).await?;
+    let meta = store.meta().await?;
+    store.close().await;
+    writeln!(out, "{} is at schema {} (store {})", path.display(), meta.schema, meta.store)?;
+    Ok(())
+}

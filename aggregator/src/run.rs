@@ -1,0 +1,179 @@
+//! Starts and stops the aggregator, in order.
+//!
+//! Start: keys and listeners first, because what is wrong there needs no store; then the store
+//! (its migrations, its writer token, what is open in it), the pipeline, and at last the sessions.
+//! Stop: sessions take nothing new and tell the answers they still get; the pipeline's queue then
+//! closes, and it commits what it has; then the store is closed.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use daemon::http::{AppState, HttpMetrics};
+use daemon::ready::{Part, Readiness};
+use flow::UnixNanos;
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+use crate::config::{Config, StoreChoice};
+use crate::count::CounterConfig;
+use crate::ingest::{Ingest, IngestConfig, IngestMetrics};
+use crate::pipeline::commit::Committer;
+use crate::pipeline::task::{PipelineConfig, StoreState};
+use crate::pipeline::{self, Handle, PipelineMetrics};
+use crate::store::row::WriterToken;
+use crate::store::sqlite::{SqliteConfig, SqliteStore};
+use crate::tls::{IssuedList, ServerFiles};
+
+/// Runs an aggregator until it is told to stop, or must.
+///
+/// # Errors
+/// When it cannot start or go on; the error says what to do.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    let readiness = Readiness::default();
+    let http_metrics = HttpMetrics::default();
+    http_metrics.register(&mut registry);
+    std::fs::create_dir_all(&config.state_dir).with_context(|| {
+        format!("the state folder {} cannot be made", config.state_dir.display())
+    })?;
+
+    let issued = Arc::new(IssuedList::load(&config.pki)?);
+    issued.register(&mut registry);
+    let files = ServerFiles::in_dir(&config.pki);
+    let tls = crate::tls::server_config(&files, Arc::clone(&issued), Timestamp::now())?;
+    let settings = ingest_config(&config);
+    let endpoint = crate::ingest::listen(config.listen, tls, &settings)?;
+    let http = match &config.http {
+        Some(listener) => Some(daemon::http::bind(listener, http_metrics).await?),
+        None => None,
+    };
+
+    let StoreChoice::Sqlite(path) = &config.store;
+    let store = SqliteStore::open(&SqliteConfig::new(path)).await?;
+    store.metrics().register(&mut registry);
+    let token = WriterToken(rand::random());
+    let committer = Committer::start(store.clone(), token, counter_config(&config), now())
+        .await
+        .context("what is in the store could not be read")?;
+    committer.metrics().register(&mut registry);
+    info!(store = %committer.store_id(), path = %path.display(), "the store is open");
+
+    let (handle, queue) = Handle::channel();
+    let pipeline_metrics = PipelineMetrics::default();
+    pipeline_metrics.register(&mut registry);
+    let (state, states) = watch::channel(StoreState::Up);
+    watch_store(readiness.part("store", "not asked yet"), states);
+    let writing = pipeline_config(&config);
+    let pipeline =
+        tokio::spawn(pipeline::task::run(committer, queue, writing, pipeline_metrics, state));
+
+    let ingest_metrics = IngestMetrics::default();
+    ingest_metrics.register(&mut registry);
+    let ingest = Ingest::new(handle, issued, settings, ingest_metrics);
+    let (stop_ingest, ingest_stopped) = oneshot::channel::<()>();
+    let sessions = tokio::spawn(ingest.serve(endpoint, async move {
+        let _dropped = ingest_stopped.await;
+    }));
+    info!(listen = %config.listen, version = env!("CARGO_PKG_VERSION"), "taking nodes");
+
+    let (stop_http, http_stopped) = oneshot::channel::<()>();
+    let server = http.map(|bound| {
+        info!(addresses = ?bound.addresses(), "listening for HTTP");
+        let registry = Arc::new(registry);
+        let stats = crate::http::stats(Arc::clone(&registry));
+        let state = AppState { registry, readiness: readiness.clone(), stats };
+        tokio::spawn(bound.serve(state, axum::Router::new(), async move {
+            let _dropped = http_stopped.await;
+        }))
+    });
+
+    let mut pipeline = pipeline;
+    let failed = tokio::select! {
+        () = told_to_stop() => None,
+        ended = &mut pipeline => Some(ended),
+    };
+    drop(stop_ingest);
+    let _ended = sessions.await;
+    let ended = match failed {
+        Some(ended) => ended,
+        None => {
+            info!("stopping: what was taken is committed first");
+            pipeline.await
+        }
+    };
+    drop(stop_http);
+    if let Some(server) = server {
+        let _ended = server.await;
+    }
+    store.close().await;
+    ended.context("the pipeline died")?.context("the aggregator must stop")?;
+    info!("stopped");
+    Ok(())
+}
+
+fn now() -> UnixNanos {
+    let nanos = Timestamp::now().as_nanosecond();
+    UnixNanos(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+fn ingest_config(config: &Config) -> IngestConfig {
+    IngestConfig { max_nodes: config.limits.nodes, ..IngestConfig::default() }
+}
+
+fn counter_config(config: &Config) -> CounterConfig {
+    let horizon = config.spool_age_max + std::time::Duration::from_secs(86_400);
+    CounterConfig { horizon, ..CounterConfig::default() }
+}
+
+fn pipeline_config(config: &Config) -> PipelineConfig {
+    PipelineConfig {
+        rows: config.limits.transaction_rows,
+        wait: config.limits.transaction_time,
+        decode_budget: usize::try_from(config.limits.decode_budget).unwrap_or(usize::MAX),
+        ..PipelineConfig::default()
+    }
+}
+
+/// Keeps the store's condition on `/readyz` up to date, and says once when it changes.
+fn watch_store(part: Part, mut states: watch::Receiver<StoreState>) {
+    tokio::spawn(async move {
+        part.fine();
+        while states.changed().await.is_ok() {
+            let state = states.borrow_and_update().clone();
+            match state {
+                StoreState::Up => {
+                    info!("the store takes transactions again");
+                    part.fine();
+                }
+                StoreState::Away(why) => {
+                    warn!(why, "the store is away; nodes keep their frames");
+                    part.degraded(format!("the store is away: {why}; nodes keep their frames"));
+                }
+            }
+        }
+    });
+}
+
+async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        warn!("signals cannot be received; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

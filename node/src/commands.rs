@@ -1,0 +1,71 @@
+//! What each command does: the way from the command line to the rest of the program.
+
+use std::io::{Write, stdout};
+
+use anyhow::Context as _;
+use daemon::config::Surroundings;
+use daemon::table::Screen;
+use daemon::version::BUILD;
+
+use crate::cli::{Cli, Command};
+use crate::config::Config;
+use crate::{clock, http, run, sysctl};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, for a person.
+pub fn execute(cli: Cli) -> anyhow::Result<()> {
+    let mut out = stdout().lock();
+    match &cli.command {
+        Some(Command::Version) => {
+            writeln!(out, "conntracct-node\n{BUILD}")?;
+            return Ok(());
+        }
+        Some(Command::Join(join)) => return join.clone().run(&mut out),
+        _ => {}
+    }
+    let surroundings = Surroundings::of_process()?;
+    let general = &cli.general;
+    let file = general.config.as_deref();
+    let (config, raw) = Config::load(file, &surroundings, cli.flags(), general.debug)?;
+    if cli.run.dump_config {
+        out.write_all(daemon::config::dump(&raw)?.as_bytes())?;
+        return Ok(());
+    }
+    match cli.command {
+        Some(Command::CheckConfig) => {
+            daemon::config::tell_right(config.file.as_deref(), &mut out)?;
+            Ok(())
+        }
+        Some(Command::Flows(args)) => {
+            http::show::show(config.http.as_ref(), &args, Screen::of_stdout(), &mut out)?;
+            Ok(())
+        }
+        Some(Command::RestoreSysctls) => restore_sysctls(&config, &mut out),
+        Some(Command::Version | Command::Join(_)) => Ok(()),
+        None => {
+            drop(out);
+            daemon::log::init(&config.log)?;
+            run::run(config)
+        }
+    }
+}
+
+fn restore_sysctls(config: &Config, out: &mut dyn Write) -> anyhow::Result<()> {
+    let boot = clock::boot_id().context("the boot id cannot be read from /proc")?;
+    let restored = sysctl::restore(&config.state_dir, boot)?;
+    for change in &restored.restored {
+        writeln!(out, "{} = {} (was {})", change.key, change.to, change.from)?;
+    }
+    for (netns, key) in &restored.foreign {
+        writeln!(out, "{key}: changed by somebody else since (namespace {}), left alone", netns.0)?;
+    }
+    if restored.restored.is_empty() && restored.foreign.is_empty() {
+        writeln!(out, "nothing to restore: no original of this boot is on record")?;
+    }
+    match restored.failed.into_iter().next() {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,258 @@
+//! Opens what the node runs on: sysctls, the source, the spool, the uplink. What can be wrong
+//! comes out here, with what to do, before anything runs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use daemon::ready::Readiness;
+use flow::record::MeasuredOffset;
+use flow::table::{BaselineSet, TableLimits};
+use flow::{BootId, Epoch, NodeName};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::aggregation::AggregationConfig;
+use crate::clock;
+use crate::config::{Config, SourceChoice};
+use crate::metrics::Metrics;
+use crate::netns::NetnsChoice;
+use crate::source::Source;
+use crate::source::netlink::{NetlinkConfig, NetlinkSource};
+use crate::source::record::{DEFAULT_LIMIT, Recorder};
+use crate::source::replay::Replay;
+use crate::spool::{FileDisk, MachineId, OpenContext, Restored, Spool, SpoolConfig};
+use crate::sysctl::actor::tell;
+use crate::sysctl::{SysctlConfig, Sysctls};
+use crate::tls::{HostCheck, Identity, IdentityPaths, client_config};
+use crate::uplink::quic::{About, Session, SystemClock, with_transport};
+use crate::uplink::task::{self, Target};
+use crate::uplink::{SpoolHandle, Uplink, UplinkConfig};
+
+/// What was opened.
+pub(crate) struct Opened {
+    pub(crate) boot: BootId,
+    pub(crate) sysctls: Option<Sysctls>,
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) spool: Option<OpenedSpool>,
+    pub(crate) identity: Option<Identity>,
+}
+
+/// A spool, and what it remembered.
+pub(crate) struct OpenedSpool {
+    pub(crate) spool: Spool<FileDisk>,
+    pub(crate) epoch: Epoch,
+    pub(crate) baselines: BaselineSet,
+}
+
+/// Opens everything but the uplink: keys first, because that needs no privilege; sysctls before
+/// the source.
+pub(crate) fn open(config: &Config, metrics: &Metrics) -> anyhow::Result<Opened> {
+    let boot = clock::boot_id().context("the boot id cannot be read from /proc")?;
+    let identity = match config.aggregators.is_empty() {
+        true => None,
+        false => Some(identity(config)?),
+    };
+    std::fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("the state folder {} cannot be made", config.state_dir.display()))?;
+    let sysctls = sysctls(config, boot, metrics)?;
+    let source = source(config)?;
+    let spool = identity.as_ref().map(|_| spool(config, boot)).transpose()?;
+    Ok(Opened { boot, sysctls, source, spool, identity })
+}
+
+fn identity(config: &Config) -> anyhow::Result<Identity> {
+    let keys = &config.keys;
+    let (ca, cert, key) = (keys.ca.clone(), keys.cert.clone(), keys.key.clone());
+    Ok(Identity::load(&IdentityPaths { ca, cert, key })?)
+}
+
+/// The aggregation's settings.
+pub(crate) fn aggregation(config: &Config) -> AggregationConfig {
+    let limits = TableLimits {
+        live: config.limits.live_flows,
+        ended: config.limits.ended_flows,
+        ..TableLimits::default()
+    };
+    let interval = config.interval.length();
+    AggregationConfig { limits, interval, ..AggregationConfig::default() }
+}
+
+fn netns(config: &Config) -> NetnsChoice {
+    config.netns.clone()
+}
+
+fn sysctls(config: &Config, boot: BootId, metrics: &Metrics) -> anyhow::Result<Option<Sysctls>> {
+    if matches!(config.source, SourceChoice::Replay(_)) {
+        return Ok(None);
+    }
+    let settings = SysctlConfig {
+        manage: config.sysctl.manage,
+        netns: netns(config),
+        state_folder: config.state_dir.clone(),
+        restore_on_exit: config.sysctl.restore_on_exit,
+        timeout_warnings: config.sysctl.timeout_warnings,
+    };
+    let mut sysctls = Sysctls::open(settings, boot)?;
+    let report = sysctls.apply()?;
+    metrics.sysctl.observe(&report);
+    tell(&report);
+    Ok(Some(sysctls))
+}
+
+fn source(config: &Config) -> anyhow::Result<Box<dyn Source>> {
+    let netlink = || -> anyhow::Result<Box<dyn Source>> {
+        let settings = NetlinkConfig {
+            netns: netns(config),
+            ended_limit: config.limits.ended_flows,
+            ..NetlinkConfig::default()
+        };
+        Ok(Box::new(NetlinkSource::open(settings)?))
+    };
+    let source: Box<dyn Source> = match &config.source {
+        SourceChoice::Replay(file) => return Ok(Box::new(Replay::open(file)?)),
+        SourceChoice::Netlink => netlink()?,
+        SourceChoice::Auto => {
+            info!("source: netlink (the eBPF source is not built yet)");
+            netlink()?
+        }
+    };
+    match &config.record {
+        Some(file) => Ok(Box::new(Recorder::begin(source, file, DEFAULT_LIMIT)?)),
+        None => Ok(source),
+    }
+}
+
+fn spool(config: &Config, boot: BootId) -> anyhow::Result<OpenedSpool> {
+    let disk = FileDisk::open(&config.state_dir.join(SPOOL_FOLDER))?;
+    let context = OpenContext {
+        machine: machine(Path::new("/etc/machine-id")),
+        boot,
+        now: clock::now(),
+        wall: clock::wall(),
+        fresh: Epoch(rand::random()),
+        seed: rand::random(),
+    };
+    let settings =
+        SpoolConfig { budget_bytes: config.limits.spool_bytes, ..SpoolConfig::default() };
+    let (spool, Restored { baselines, report }) = Spool::open(disk, context, settings)?;
+    let epoch = spool.epoch();
+    match &report.new_epoch {
+        None => info!(%epoch, torn_bytes = report.torn_bytes, "the spool goes on"),
+        Some(reason) => {
+            info!(%epoch, reason = %reason, drains = report.drains, "a new epoch begins");
+        }
+    }
+    if let Some((place, why)) = &report.set_aside {
+        warn!(place, why, "the old spool could not be used and was set aside");
+    }
+    if report.unreadable > 0 {
+        warn!(frames = report.unreadable, "frames cannot be read back; gaps take their place");
+    }
+    Ok(OpenedSpool { spool, epoch, baselines })
+}
+
+/// The folder of the spool in the state folder.
+const SPOOL_FOLDER: &str = "spool";
+
+/// This machine's id; all zero where it has none, so that clones of such machines look alike.
+fn machine(file: &Path) -> MachineId {
+    let id = clock::machine_id().and_then(|text| text.parse::<BootId>().ok());
+    let Some(BootId(bytes)) = id else {
+        warn!(file = %file.display(), "no machine id: a cloned spool cannot be told by it");
+        return MachineId::default();
+    };
+    MachineId(bytes)
+}
+
+/// The sessions' task, and how to end it.
+pub(crate) struct RunningUplink {
+    spool: SpoolHandle,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl RunningUplink {
+    /// Waits until everything is acknowledged, at most for `grace`, then ends the sessions.
+    pub(crate) async fn finish(self, grace: Duration) {
+        let mut view = self.spool.watch();
+        let delivered = view.wait_for(|view| view.waiting == 0);
+        if tokio::time::timeout(grace, delivered).await.is_err() {
+            let waiting = self.spool.view().waiting;
+            warn!(frames = waiting, "frames stay in the spool; they are sent after the next start");
+        }
+        self.stop.send_replace(true);
+        let _ended = self.task.await;
+    }
+}
+
+/// What the uplink needs of the running node.
+pub(crate) struct UplinkPlan<'p> {
+    pub(crate) config: &'p Config,
+    pub(crate) boot: BootId,
+    pub(crate) source: &'static str,
+    pub(crate) identity: Identity,
+    pub(crate) spool: SpoolHandle,
+    pub(crate) offset: watch::Sender<Option<MeasuredOffset>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) readiness: Readiness,
+}
+
+/// Starts the sessions' task.
+pub(crate) fn uplink(plan: UplinkPlan<'_>) -> anyhow::Result<RunningUplink> {
+    let UplinkPlan { config, boot, source, identity, spool, offset, metrics, readiness } = plan;
+    let tls = with_transport(client_config(&identity, HostCheck::UriOnly)?);
+    let endpoint = quinn::Endpoint::client(([0u16; 8], 0).into())
+        .or_else(|_no_ipv6| quinn::Endpoint::client(([0u8; 4], 0).into()))
+        .context("no UDP socket could be opened")?;
+    let targets: Vec<Target> = config
+        .aggregators
+        .iter()
+        .map(|peer| Target { host: peer.host.clone(), port: peer.port })
+        .collect();
+    let settings = UplinkConfig {
+        addresses: targets.len(),
+        accept_new_store: config.accept_new_store,
+        ..UplinkConfig::default()
+    };
+    let about = about(identity.node, boot, source)?;
+    let (stop, stopped) = watch::channel(false);
+    let handle = spool.clone();
+    let connected = readiness.part("aggregator", "not connected yet");
+    let task = tokio::spawn(async move {
+        let mut core = Uplink::new(settings, boot);
+        let watch = move |core: &Uplink| {
+            offset.send_if_modified(|last| std::mem::replace(last, core.offset()) != core.offset());
+            match core.is_connected() {
+                true => connected.fine(),
+                false => connected.degraded(
+                    "no aggregator has welcomed this node; frames wait in the spool",
+                ),
+            }
+        };
+        let session = Session {
+            endpoint: &endpoint,
+            tls,
+            about: &about,
+            spool: &handle,
+            clock: &SystemClock,
+            metrics: &metrics.uplink,
+            new_epoch: &|reason| warn!(reason = %reason, "a new epoch begins"),
+            watch: &watch,
+        };
+        let mut stopped = stopped;
+        task::run(&session, &mut core, &targets, async move {
+            let _gone = stopped.wait_for(|stop| *stop).await;
+        })
+        .await;
+    });
+    Ok(RunningUplink { spool, stop, task })
+}
+
+fn about(node: NodeName, boot: BootId, source: &str) -> anyhow::Result<About> {
+    let kernel = clock::kernel_release().context("the kernel's release cannot be read")?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(About { node, boot, source: source.to_owned(), kernel, version })
+}
