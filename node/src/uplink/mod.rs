@@ -8,10 +8,15 @@ pub mod actor;
 pub mod clock;
 pub mod core;
 pub mod error;
+pub mod metrics;
 pub mod owner;
+pub mod quic;
+pub mod task;
 mod welcome;
 mod window;
 
 pub use self::clock::OffsetClock;
 pub use self::core::{Ended, Order, Step, Uplink, UplinkConfig, UplinkTotals};
+pub use self::error::SessionError;
+pub use self::metrics::UplinkMetrics;
 pub use self::owner::{SpoolGone, SpoolHandle};
