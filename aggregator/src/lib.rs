@@ -1,5 +1,6 @@
 //! The conntracct aggregator: takes the records of many gateways and stores each flow once.
 
+pub mod answers;
 pub mod cli;
 pub mod config;
 pub mod count;

@@ -7,12 +7,14 @@
 //!   `/readyz`, `/stats`;
 //! - [`log`]: the subscriber, and the limit on repeated complaints;
 //! - [`ready`]: the named conditions behind `/readyz`;
+//! - [`table`]: tables for a terminal;
 //! - [`version`]: which build this is.
 
 pub mod config;
 pub mod http;
 pub mod log;
 pub mod ready;
+pub mod table;
 pub mod version;
 
 #[doc(hidden)]

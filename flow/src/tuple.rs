@@ -69,6 +69,28 @@ impl Proto {
     }
 }
 
+/// Why a text is no [`Proto`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no protocol; give a number from 0 to 255 or a name like tcp, udp or icmp")]
+pub struct ProtoError {
+    text: String,
+}
+
+impl std::str::FromStr for Proto {
+    type Err = ProtoError;
+
+    /// A number, or a name as [`Proto::name`] says it, in any case.
+    fn from_str(text: &str) -> Result<Self, ProtoError> {
+        if let Ok(number) = text.parse() {
+            return Ok(Self(number));
+        }
+        (0..=u8::MAX)
+            .map(Self)
+            .find(|proto| proto.name().is_some_and(|name| name.eq_ignore_ascii_case(text)))
+            .ok_or_else(|| ProtoError { text: text.to_owned() })
+    }
+}
+
 impl fmt::Display for Proto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
@@ -193,6 +215,14 @@ impl fmt::Display for Tuple {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn protocols_are_named_or_numbered() {
+        for (text, proto) in [("tcp", Proto::TCP), ("ICMPv6", Proto::ICMPV6), ("253", Proto(253))] {
+            assert_eq!(text.parse(), Ok(proto));
+        }
+        assert!("256".parse::<Proto>().is_err() && "".parse::<Proto>().is_err());
+    }
 
     #[test]
     fn inverses_follow_the_kernel() {

@@ -2,7 +2,7 @@
 #![no_main]
 
 #[path = "../wire.rs"]
-#[allow(dead_code, reason = "each target uses one function of it")]
+#[expect(dead_code, reason = "each target uses one function of it")]
 mod entry;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::frame(data));

@@ -42,6 +42,8 @@ pub struct Joined {
     pub node: NodeName,
     /// When its certificate ends.
     pub not_after: Timestamp,
+    /// The bundle it came from, to be deleted now.
+    pub bundle: PathBuf,
     /// Where the files are.
     pub paths: IdentityPaths,
     /// The same identity was there before.
@@ -103,21 +105,30 @@ impl JoinCommand {
     /// # Errors
     /// As [`join`], or when the output cannot be written.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let joined = join(&self.bundle, &self.dir, self.force)?;
-        let Joined { node, not_after, paths, unchanged } = joined;
-        let dir = paths.ca.parent().unwrap_or_else(|| Path::new(".")).display();
-        let what = if unchanged { "is" } else { "is now" };
-        writeln!(out, "This node {what} {node}, until {not_after}; its keys are in {dir}.")?;
-        writeln!(out, "Delete {} here and where it came from.", self.bundle.display())?;
+        Ok(join(&self.bundle, &self.dir, self.force)?.tell(out)?)
+    }
+}
+
+impl Joined {
+    /// Tells a person what was done and what to do next.
+    ///
+    /// # Errors
+    /// When `out` cannot be written.
+    pub fn tell(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { node, not_after, bundle, paths, unchanged } = self;
+        let dir = paths.ca.parent().unwrap_or_else(|| Path::new("."));
+        let what = if *unchanged { "is" } else { "is now" };
+        let keys = dir.display();
+        writeln!(out, "This node {what} {node}, until {not_after}; its keys are in {keys}.")?;
+        writeln!(out, "Delete {} here and where it came from.", bundle.display())?;
         writeln!(out, "Next:")?;
-        if self.dir == Path::new(IdentityPaths::DEFAULT_DIR) {
-            writeln!(out, "  conntracct-node --aggregator HOST:4433")?;
+        if dir == Path::new(IdentityPaths::DEFAULT_DIR) {
+            writeln!(out, "  conntracct-node --aggregator HOST:4433")
         } else {
-            writeln!(out, "  conntracct-node --aggregator HOST:4433 \\")?;
             let (ca, cert, key) = (paths.ca.display(), paths.cert.display(), paths.key.display());
-            writeln!(out, "    --ca {ca} --cert {cert} --key {key}")?;
+            writeln!(out, "  conntracct-node --aggregator HOST:4433 \\")?;
+            writeln!(out, "    --ca {ca} --cert {cert} --key {key}")
         }
-        Ok(())
     }
 }
 
@@ -152,7 +163,7 @@ pub fn join(bundle: &Path, dir: &Path, force: bool) -> Result<Joined, JoinError>
         install(&parts, dir, &paths)?;
     }
     let Identity { node, not_after, .. } = identity;
-    Ok(Joined { node, not_after, paths, unchanged })
+    Ok(Joined { node, not_after, bundle: bundle.to_owned(), paths, unchanged })
 }
 
 fn other(dir: &Path, old: &str, new: &Identity) -> JoinError {
@@ -322,6 +333,12 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path().join("pki")).unwrap().count(), 3);
         assert!(try_join(dir.path(), &text, false).unwrap().unchanged);
+
+        let mut told = Vec::new();
+        joined.tell(&mut told).unwrap();
+        let told = String::from_utf8(told).unwrap();
+        assert!(told.starts_with("This node is now gw1, until "), "{told}");
+        assert!(told.contains(&format!("--key {}", joined.paths.key.display())), "{told}");
     }
 
     #[test]

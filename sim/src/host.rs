@@ -121,7 +121,7 @@ impl Host {
         }
         life.aggregation.events(clock, &events);
         if life.aggregation.ends_are_due() {
-            return self.close(now, Aggregation::close_ends);
+            return self.close(Aggregation::close_ends);
         }
         Ok(())
     }
@@ -164,8 +164,10 @@ impl Host {
         let health = SourceHealth { reliable_ends: true, ..SourceHealth::default() };
         let number = u64::try_from(now.get()).unwrap_or(0) / 10_000_000_000;
         life.aggregation.sweep_end(Some(&report), &IntervalEnd { number, clock, health });
-        self.close(now, Aggregation::close_interval)?;
-        if rng.random_bool(0.1) { self.checkpoint(now) } else { Ok(()) }
+        self.close(Aggregation::close_interval)?;
+        let due = |life: &Life| life.spool.checkpoint_due(end);
+        let due = self.life.as_ref().is_some_and(due);
+        if due || rng.random_bool(0.1) { self.checkpoint(now) } else { Ok(()) }
     }
 
     fn clock(&self, now: UnixNanos) -> ClockPair {
@@ -173,7 +175,7 @@ impl Host {
         ClockPair { boot, wall, synchronised: true, stepped: false }
     }
 
-    fn close(&mut self, now: UnixNanos, close: Close) -> Result<(), Died> {
+    fn close(&mut self, close: Close) -> Result<(), Died> {
         let Some(life) = &mut self.life else { return Ok(()) };
         let room = Room {
             epoch: life.spool.epoch(),
@@ -193,7 +195,6 @@ impl Host {
             self.ends.insert((closing.epoch, seq), ended);
         }
         life.aggregation.durable(closing);
-        let _ = now;
         Ok(())
     }
 

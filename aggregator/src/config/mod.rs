@@ -16,6 +16,8 @@ pub use raw::{RawConfig, RawLimits};
 /// A legal configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The file that was read, where there was one.
+    pub file: Option<PathBuf>,
     /// Where nodes connect (UDP).
     pub listen: SocketAddr,
     /// Where flows are stored.
@@ -88,6 +90,7 @@ impl Config {
             None
         };
         let config = Self {
+            file: origins.file().map(Path::to_owned),
             listen: listen(&raw.listen, &origins)?,
             store,
             pki: raw.pki.clone().unwrap_or_else(|| state_dir.join(PKI_FOLDER)),

@@ -37,20 +37,6 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// An empty draft over `memory`.
-    pub(super) fn new<'m>(config: &'m CounterConfig, memory: &'m Memory) -> Drafting<'m> {
-        let change = Change { ids: memory.ids, latest: memory.latest, ..Change::default() };
-        Drafting {
-            config,
-            memory,
-            set: ChangeSet::default(),
-            stats: CountStats::default(),
-            change,
-            advances: HashMap::default(),
-            fresh_rows: HashMap::default(),
-        }
-    }
-
     /// The set to be committed.
     #[must_use]
     pub const fn set(&self) -> &ChangeSet {
@@ -87,7 +73,21 @@ pub(super) struct Drafting<'m> {
     fresh_rows: HashMap<crate::store::row::EntryNo, usize, foldhash::fast::RandomState>,
 }
 
-impl Drafting<'_> {
+impl<'m> Drafting<'m> {
+    /// An empty draft over `memory`.
+    pub(super) fn new(config: &'m CounterConfig, memory: &'m Memory) -> Self {
+        let change = Change { ids: memory.ids, latest: memory.latest, ..Change::default() };
+        Self {
+            config,
+            memory,
+            set: ChangeSet::default(),
+            stats: CountStats::default(),
+            change,
+            advances: HashMap::default(),
+            fresh_rows: HashMap::default(),
+        }
+    }
+
     pub(super) fn finish(self) -> Draft {
         Draft { set: self.set, stats: self.stats, change: self.change }
     }

@@ -228,7 +228,7 @@ impl Counter {
     /// # Errors
     /// When a frame does not follow what is committed, or numbers are used up.
     pub fn count(&self, frames: &[Frame]) -> Result<Draft, CountError> {
-        let mut draft = Draft::new(&self.config, &self.memory);
+        let mut draft = draft::Drafting::new(&self.config, &self.memory);
         for frame in frames {
             draft.frame(frame)?;
         }

@@ -1,7 +1,8 @@
 //! One connection from its first packet to its end: handshake, certificate, `Hello`, `Welcome`,
 //! session.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use flow::NodeName;
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
@@ -46,7 +47,14 @@ pub(super) async fn serve(
         Ok(connection) => connection,
         Err((failure, detail)) => {
             metrics.tls.count(failure);
-            tracing::warn!(%address, reason = failure.as_str(), detail, "{failure}");
+            let said = {
+                let mut quiet = ingest.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+                quiet.say(Instant::now(), failure)
+            };
+            if let Some(kept_back) = said {
+                let (reason, told) = (failure.as_str(), failure.to_string());
+                tracing::warn!(%address, reason, told, detail, kept_back, "handshake failed");
+            }
             return;
         }
     };

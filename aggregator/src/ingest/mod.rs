@@ -16,6 +16,7 @@ pub mod close;
 mod connection;
 pub mod gate;
 pub mod metrics;
+pub mod quiet;
 pub mod reorder;
 mod session;
 mod sessions;
@@ -32,7 +33,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::pipeline::Handle;
-use crate::tls::IssuedList;
+use crate::tls::{Failure, IssuedList};
 
 pub use close::CloseReason;
 pub use metrics::{FrameFate, IngestMetrics};
@@ -142,6 +143,7 @@ pub struct Ingest {
     sessions: Arc<sessions::Sessions>,
     memory: Arc<Semaphore>,
     gate: Mutex<gate::Gate>,
+    quiet: Mutex<quiet::Quiet<Failure>>,
 }
 
 impl Ingest {
@@ -161,6 +163,7 @@ impl Ingest {
             sessions: Arc::new(sessions::Sessions::new(&config)),
             memory: Arc::new(Semaphore::new(config.total_bytes)),
             gate: Mutex::new(gate::Gate::new(config.gate)),
+            quiet: Mutex::default(),
         }
     }
 

@@ -30,7 +30,7 @@ use crate::tls::Peer;
 const ANSWERS: usize = 256;
 /// Messages that may wait to be written; a node that does not read them is disconnected.
 const OUTGOING: usize = 1_024;
-/// Frames of streams that may wait for the main loop; beyond it the streams wait.
+/// Frames, and control messages, that may wait for the main loop; beyond it their streams wait.
 const EVENTS: usize = 4;
 /// How often frames that wait for others, and the certificate's end, are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -56,7 +56,10 @@ type Submission = (Arrived, Reserved);
 
 /// Queues and tasks of a running session; dropping it ends the tasks.
 struct Wires {
-    events: mpsc::Receiver<Event>,
+    /// Frames; not read while the pipeline is behind.
+    frames: mpsc::Receiver<Event>,
+    /// Control messages; always read, so that a node whose frames wait still gets its pongs.
+    control: mpsc::Receiver<Event>,
     answers: mpsc::Receiver<Answer>,
     answer: mpsc::Sender<Answer>,
     submissions: mpsc::Sender<Submission>,
@@ -83,7 +86,8 @@ impl Session {
 
     fn start(&self, send: SendStream, recv: RecvStream) -> Wires {
         let config = &self.ingest.config;
-        let (event, events) = mpsc::channel(EVENTS);
+        let (frame, frames) = mpsc::channel(EVENTS);
+        let (message, control) = mpsc::channel(EVENTS);
         let (answer, answers) = mpsc::channel(ANSWERS);
         let (submissions, waiting) = mpsc::channel(1);
         let (outgoing, messages) = mpsc::channel(OUTGOING);
@@ -93,11 +97,11 @@ impl Session {
             metrics: self.ingest.metrics.clone(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept_data(self.connection.clone(), memory, config.stall, event.clone()));
-        tasks.spawn(listen(recv, config.stall, event));
+        tasks.spawn(accept_data(self.connection.clone(), memory, config.stall, frame));
+        tasks.spawn(listen(recv, config.stall, message));
         tasks.spawn(submit(self.ingest.clone(), waiting));
         let writer = tokio::spawn(write(send, messages));
-        Wires { events, answers, answer, submissions, outgoing, writer, tasks }
+        Wires { frames, control, answers, answer, submissions, outgoing, writer, tasks }
     }
 
     async fn turn(&mut self, wires: &mut Wires) -> End {
@@ -117,10 +121,8 @@ impl Session {
             }
             let listening = last_call.is_none() && !self.reorder.is_backlogged();
             let step = tokio::select! {
-                event = wires.events.recv(), if listening => match event {
-                    Some(event) => self.event(event, wires),
-                    None => Err(End::new(CloseReason::Lost, "the connection is gone")),
-                },
+                Some(event) = wires.frames.recv(), if listening => self.event(event, wires),
+                Some(event) = wires.control.recv() => self.event(event, wires),
                 Some(answer) = wires.answers.recv() => self.answer(answer, wires),
                 slot = wires.submissions.reserve(),
                     if last_call.is_none() && self.reorder.has_ready() => match slot {

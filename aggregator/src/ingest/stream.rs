@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flow::Seq;
-use quinn::{ReadExactError, RecvStream};
+use quinn::{ReadError, RecvStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use wire::control::Message;
 use wire::frame::{Frame, FrameError, HEADER_LEN, Header, Kind};
@@ -114,7 +114,7 @@ async fn data_event(
     stall: Duration,
     events: &mpsc::Sender<Event>,
 ) -> Result<Option<Event>, End> {
-    let header = read_header(stream, stall).await?;
+    let header = read_header(stream, stall).await?.ok_or_else(|| ended_early(0))?;
     if header.kind.is_control() {
         let text = format!("a data stream carried a control frame (kind {})", header.kind.0);
         return Err(End::new(CloseReason::Malformed, text));
@@ -144,7 +144,9 @@ pub(super) async fn read_control(
     stall: Duration,
 ) -> Result<Option<Message>, End> {
     // Between messages there may be any silence: the connection's idle timeout watches it.
-    let header = read_header(stream, Duration::MAX).await?;
+    let header = read_header(stream, Duration::MAX)
+        .await?
+        .ok_or_else(|| End::new(CloseReason::Done, "the node ended its control stream"))?;
     if header.kind.is_data() {
         let text = format!("the control stream carried a data frame (kind {})", header.kind.0);
         return Err(End::new(CloseReason::Malformed, text));
@@ -153,10 +155,15 @@ pub(super) async fn read_control(
     Message::decode(&frame).map_err(|error| End::malformed(&error))
 }
 
-async fn read_header(stream: &mut RecvStream, stall: Duration) -> Result<Header, End> {
+/// Reads a header; `None` at the end of the stream.
+async fn read_header(stream: &mut RecvStream, stall: Duration) -> Result<Option<Header>, End> {
     let mut bytes = [0; HEADER_LEN];
-    read_all(stream, &mut bytes, stall).await?;
-    Header::parse(&bytes).map_err(|error| match error {
+    match read_all(stream, &mut bytes, stall).await? {
+        0 => return Ok(None),
+        HEADER_LEN => {}
+        have => return Err(ended_early(have)),
+    }
+    Header::parse(&bytes).map(Some).map_err(|error| match error {
         FrameError::Version { .. } => End::new(CloseReason::Version, error.to_string()),
         _ => End::malformed(&error),
     })
@@ -166,23 +173,38 @@ async fn read_body(stream: &mut RecvStream, header: Header, stall: Duration) -> 
     let mut bytes = vec![0; header.frame_len()];
     let (head, body) = bytes.split_at_mut(HEADER_LEN);
     head.copy_from_slice(&header.encode());
-    read_all(stream, body, stall).await?;
+    let have = read_all(stream, body, stall).await?;
+    if have < body.len() {
+        return Err(ended_early(HEADER_LEN + have));
+    }
     Frame::parse(Bytes::from(bytes)).map_err(|error| End::malformed(&error))
 }
 
-/// Fills `buffer`; gives up when no byte arrives for `stall`.
-async fn read_all(stream: &mut RecvStream, buffer: &mut [u8], stall: Duration) -> Result<(), End> {
-    let whole = buffer.len();
+/// Fills `buffer` as far as the stream goes, and says how far; gives up when no byte arrives for
+/// `stall`.
+async fn read_all(
+    stream: &mut RecvStream,
+    buffer: &mut [u8],
+    stall: Duration,
+) -> Result<usize, End> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match within(stall, stream.read(rest)).await? {
             Ok(Some(read)) => filled += read,
-            Ok(None) => return Err(End::from(ReadExactError::FinishedEarly(filled))),
-            Err(error) => return Err(End::from(ReadExactError::ReadError(error))),
+            Ok(None) => break,
+            Err(ReadError::ConnectionLost(error)) => return Err(End::of(&error)),
+            Err(ReadError::Reset(_)) => {
+                return Err(End::new(CloseReason::Malformed, "the node gave up a stream"));
+            }
+            Err(error) => return Err(End::new(CloseReason::Lost, error.to_string())),
         }
     }
-    debug_assert_eq!(filled, whole);
-    Ok(())
+    Ok(filled)
+}
+
+fn ended_early(have: usize) -> End {
+    let text = format!("a stream ended inside a frame, after {have} bytes");
+    End::new(CloseReason::Malformed, text)
 }
 
 async fn within<F: Future>(stall: Duration, future: F) -> Result<F::Output, End> {
@@ -190,23 +212,6 @@ async fn within<F: Future>(stall: Duration, future: F) -> Result<F::Output, End>
         let text = format!("nothing arrived on a stream for {} s", stall.as_secs());
         End::new(CloseReason::Stalled, text)
     })
-}
-
-impl From<ReadExactError> for End {
-    fn from(error: ReadExactError) -> Self {
-        use quinn::ReadError;
-        match error {
-            ReadExactError::FinishedEarly(have) => {
-                let text = format!("a stream ended inside a frame, after {have} bytes");
-                Self::new(CloseReason::Malformed, text)
-            }
-            ReadExactError::ReadError(ReadError::ConnectionLost(error)) => Self::of(&error),
-            ReadExactError::ReadError(ReadError::Reset(_)) => {
-                Self::new(CloseReason::Done, "the node gave up a stream")
-            }
-            ReadExactError::ReadError(error) => Self::new(CloseReason::Lost, error.to_string()),
-        }
-    }
 }
 
 /// The numbers that a data frame stands for.

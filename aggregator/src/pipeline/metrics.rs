@@ -53,7 +53,7 @@ impl Default for PipelineMetrics {
             frames: Family::default(),
             queue: Gauge::default(),
             budget: Gauge::default(),
-            rows: Histogram::new([1.0, 10.0, 100.0, 1e3, 2e3, 5e3, 1e4, 2e4].into_iter()),
+            rows: Histogram::new([1.0, 10.0, 100.0, 1e3, 2e3, 5e3, 1e4, 2e4]),
             away: Gauge::default(),
             owed: Gauge::default(),
             answers_dropped: Counter::default(),

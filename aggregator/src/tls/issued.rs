@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flow::NodeName;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::peer::Peer;
@@ -41,6 +43,7 @@ pub struct IssuedList {
     /// The file as it was when it was last read.
     seen: Mutex<Stamp>,
     serials: watch::Sender<Arc<Serials>>,
+    failures: Counter,
 }
 
 type Serials = HashMap<Serial, (NodeName, bool)>;
@@ -59,7 +62,7 @@ impl IssuedList {
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
         let seen = Mutex::new(stamp(dir));
         let (serials, _) = watch::channel(Arc::new(read(dir)?));
-        Ok(Self { dir: dir.to_owned(), seen, serials })
+        Ok(Self { dir: dir.to_owned(), seen, serials, failures: Counter::default() })
     }
 
     /// Reads it again; sessions whose serial is no longer good close at once.
@@ -68,7 +71,9 @@ impl IssuedList {
     /// When it cannot be read: the list before stays in force.
     pub fn reload(&self) -> Result<(), IssuedError> {
         *self.seen() = stamp(&self.dir);
-        let fresh = read(&self.dir)?;
+        let fresh = read(&self.dir).inspect_err(|_| {
+            self.failures.inc();
+        })?;
         self.serials.send_replace(Arc::new(fresh));
         Ok(())
     }
@@ -118,6 +123,15 @@ impl IssuedList {
 
     fn seen(&self) -> MutexGuard<'_, Stamp> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes its metrics visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "conntracct_ingest_issued_reload_failures",
+            "Times the list of issued certificates could not be read again",
+            self.failures.clone(),
+        );
     }
 
     /// Certificates listed, revoked ones included.

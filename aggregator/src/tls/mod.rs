@@ -55,8 +55,8 @@ impl ServerFiles {
 pub enum TlsError {
     /// A file cannot be read.
     #[error(
-        "cannot read {path}; without it no node can connect: `conntracct-aggregator pki init` \
-         makes the files of a new fleet"
+        "cannot read {path}; it must be readable by the user that the aggregator runs as, and \
+         `conntracct-aggregator pki init` makes it for a new fleet"
     )]
     Unreadable {
         /// The file.

@@ -2,9 +2,21 @@
 
 extern crate conntracct_aggregator as aggregator;
 
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod counting;
+#[cfg(test)]
+mod frames;
+#[cfg(test)]
 mod golden;
+#[cfg(test)]
 mod ingest;
+#[cfg(test)]
+mod pipeline;
+#[cfg(test)]
 mod rows;
+#[cfg(test)]
 mod store_conformance;
+#[cfg(test)]
 mod store_sqlite;

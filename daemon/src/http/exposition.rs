@@ -7,6 +7,8 @@
 use std::fmt::Write;
 
 use axum::http::{HeaderMap, header};
+use prometheus_client::registry::Registry;
+use serde_json::{Map, Value};
 
 /// Content type of what the registry encodes.
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -56,6 +58,35 @@ pub(super) fn plain(openmetrics: &str) -> String {
     text
 }
 
+/// Every number of a registry as JSON, for `/stats`: one object a component, named by what
+/// follows `conntracct_` in the metric's name, labels as in the text formats.
+#[must_use]
+pub fn registry_stats(registry: &Registry) -> Value {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, registry);
+    sections(&text)
+}
+
+fn sections(openmetrics: &str) -> Value {
+    let mut components: Map<String, Value> = Map::new();
+    for line in openmetrics.lines().filter(|line| !line.starts_with('#')) {
+        let Some((name, value)) = line.rsplit_once(' ') else { continue };
+        let name = name.strip_prefix("conntracct_").unwrap_or(name);
+        let Some((component, rest)) = name.split_once('_') else { continue };
+        let value = match (value.parse::<i64>(), value.parse::<f64>()) {
+            (Ok(whole), _) => Value::from(whole),
+            (Err(_), Ok(number)) => Value::from(number),
+            (Err(_), Err(_)) => Value::from(value),
+        };
+        let section = components.entry(component).or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(section) = section {
+            section.insert(rest.to_owned(), value);
+        }
+    }
+    Value::Object(components)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +112,21 @@ x_frames_total{a=\"b c\"} 3
 x_depth_bytes 7
 ";
         assert_eq!(plain(openmetrics), expected);
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_component() {
+        let openmetrics = "\
+# TYPE conntracct_store_commits counter
+conntracct_store_commits_total{outcome=\"ok now\"} 3
+conntracct_store_commit_seconds_sum 0.25
+conntracct_http_connections 0
+# EOF
+";
+        let expected = serde_json::json!({
+            "http": { "connections": 0 },
+            "store": { "commits_total{outcome=\"ok now\"}": 3, "commit_seconds_sum": 0.25 },
+        });
+        assert_eq!(sections(openmetrics), expected);
     }
 }

@@ -25,6 +25,7 @@ mod token;
 use std::time::Duration;
 
 pub use client::{Answer, ClientError, get};
+pub use exposition::registry_stats;
 pub use listener::{Listener, RawApi, TlsFiles, TokenRule};
 pub use metrics::HttpMetrics;
 pub use serve::{Bound, HttpError, bind};

@@ -41,8 +41,10 @@ impl Baseline {
     #[must_use]
     pub fn of(record: &Record, interval: &Interval) -> Self {
         // The reading was taken in a sweep that began no earlier than the interval's, unless
-        // the entry has been missing since an earlier one.
-        let since = if record.until > interval.sweep_begin {
+        // the entry has been missing since an earlier one, or since an earlier life of the node
+        // and a new epoch tells of it again.
+        let rebased = record.flags.has(RecordFlags::REBASE);
+        let since = if record.until > interval.sweep_begin && !rebased {
             interval.sweep_begin.max(record.since)
         } else {
             record.since

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use actix::fut::wrap_future;
 use actix::prelude::*;
-use flow::table::LiveFlow;
-use flow::{BootNanos, ClockOffset, Record};
+use flow::{ClockOffset, Record};
 use tokio::runtime::Handle;
 use tracing::{debug, error, warn};
 
 use super::feed::Feed;
+use super::listing::{Choice, Listing};
 use super::metrics::AggregationMetrics;
 use super::{Aggregation, Closing, Room};
 use crate::sink::stdout::LineSink;
@@ -34,31 +34,10 @@ pub enum Outlet {
     Lines(LineSink),
 }
 
-/// Asks for live flows, those with the most bytes first.
-#[derive(Clone, Copy, Debug, Message)]
+/// Asks for live flows.
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "Listing")]
-pub struct ListFlows {
-    /// How many, at most [`ListFlows::MOST`].
-    pub limit: usize,
-}
-
-impl ListFlows {
-    /// Flows in one listing; the rest is summed up.
-    pub const MOST: usize = 10_000;
-}
-
-/// Live flows, for displays.
-#[derive(Debug, Default)]
-pub struct Listing {
-    /// The flows.
-    pub flows: Vec<LiveFlow>,
-    /// How many there are in all.
-    pub total: usize,
-    /// The node's clock, to date them by.
-    pub clock: ClockOffset,
-    /// When this was asked.
-    pub now: BootNanos,
-}
+pub struct ListFlows(pub Choice);
 
 /// The actor.
 pub struct AggregationActor {
@@ -133,16 +112,11 @@ impl Handler<Feed> for AggregationActor {
 impl Handler<ListFlows> for AggregationActor {
     type Result = MessageResult<ListFlows>;
 
-    fn handle(&mut self, ListFlows { limit }: ListFlows, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, ListFlows(choice): ListFlows, _: &mut Context<Self>) -> Self::Result {
         let Some(core) = &self.core else { return MessageResult(Listing::default()) };
-        let mut flows: Vec<LiveFlow> = core.table().iter().collect();
-        let total = flows.len();
-        let bytes = |f: &LiveFlow| f.cum.orig.bytes.plus(f.cum.reply.bytes);
-        flows.sort_unstable_by_key(|flow| std::cmp::Reverse(bytes(flow)));
-        flows.truncate(limit.min(ListFlows::MOST));
         let pair = core.clock();
         let clock = ClockOffset::between(pair.boot, pair.wall);
-        MessageResult(Listing { flows, total, clock, now: crate::clock::now() })
+        MessageResult(Listing::of(core.table().iter(), &choice, clock, crate::clock::now()))
     }
 }
 

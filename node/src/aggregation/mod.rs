@@ -6,6 +6,7 @@
 
 pub mod actor;
 pub mod feed;
+pub mod listing;
 pub mod metrics;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@
 mod choices;
 mod raw;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use daemon::config::{ConfigError, Flags, Loaded, Surroundings};
 use daemon::http::{Listener, TokenRule};
@@ -20,6 +20,8 @@ pub use raw::{RawConfig, RawLimits, RawSysctl, RawTls};
 /// A legal configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The file that was read, where there was one.
+    pub file: Option<PathBuf>,
     /// This node's name for its own logs and sinks. Towards an aggregator the name is the one in
     /// the node's certificate, whatever is said here.
     pub name: NodeName,
@@ -81,7 +83,7 @@ impl Config {
     /// # Errors
     /// Anything wrong anywhere; nothing may start then.
     pub fn load(
-        file: Option<&std::path::Path>,
+        file: Option<&Path>,
         surroundings: &Surroundings,
         flags: Flags,
         debug: bool,
@@ -111,6 +113,7 @@ impl Config {
             None
         };
         let config = Self {
+            file: origins.file().map(Path::to_owned),
             aggregators: choices::peers(&raw.aggregator, &origins)?,
             source,
             record: raw.record.clone(),

@@ -1,8 +1,8 @@
 //! The node's integration tests.
 
-mod cli;
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod cli;
 mod fixtures;
 mod golden;
 mod lab;

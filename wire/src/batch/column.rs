@@ -20,7 +20,7 @@ use bytes::{Buf, BufMut};
 
 use super::BatchError;
 
-/// Most columns a directory may list; version 1 knows 47.
+/// Most columns a directory may list; version 1 knows 42.
 pub(super) const MAX_COLUMNS: usize = 256;
 
 /// Bytes of a directory entry.

@@ -2,7 +2,7 @@
 //!
 //! A batch's body is a header of fixed fields, readable without decompressing anything ([`peek`]),
 //! and its columns, compressed as one piece as the header says. [`Builder`] makes batches,
-//! [`decode`] reads them; both keep the order of the records, and what goes in comes out exactly,
+//! [`decode()`] reads them; both keep the order of the records, and what goes in comes out exactly,
 //! except that only the low 16 bits of the status travel.
 //!
 //! How records become columns:
@@ -73,7 +73,7 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// An upper bound of the bytes that [`decode`] has allocated at any moment, result included:
+    /// An upper bound of the bytes that [`decode()`] has allocated at any moment, result included:
     /// what a reader takes from its budget before it decodes.
     #[must_use]
     pub const fn decode_memory(&self) -> usize {

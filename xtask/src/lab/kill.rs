@@ -243,13 +243,16 @@ impl Stage<'_> {
         wait.with_context(|| format!("{found} entries, expected {count}"))
     }
 
-    /// Waits until gw1 has `count` entries and the store says of them what the kernel says.
+    /// Waits until gw1 has `count` entries, and the store says of them what the kernel says and
+    /// that all others have ended.
     fn caught_up(&self, count: usize) -> Result<Flows> {
         let living = self.only(count)?;
+        // Ends that nothing in the store waits for: of flows that were born since the last sweep.
+        self.interrupt.wait(INTERVAL.1 * 2)?;
         self.interrupt.wait_for("the store to have caught up", CATCH_UP, || {
             let stored = stored::read(&self.store, "gw1")?;
             let same = |(key, both): (&Key, &Both)| stored.raw.get(key) == Some(both);
-            Ok(living.iter().all(same).then_some(()))
+            Ok((stored.open == count && living.iter().all(same)).then_some(()))
         })?;
         Ok(living)
     }

@@ -126,7 +126,8 @@ fn receive(
                 }
             }
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionRefused => {}
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
+                ErrorKind::ConnectionRefused => {}
                 _ => return Err(error).context("could not receive"),
             },
         }

@@ -1,5 +1,5 @@
-//! The gateways' nftables rules: NAT, the management link kept out of conntrack, and counters
-//! that are the third opinion beside conntrack and the product.
+//! The gateways' nftables rules: NAT, our own questions to the node and its link to the aggregator
+//! kept out of conntrack (they would go on after the last count), and counters that are the third opinion beside conntrack and the product.
 //!
 //! The counters sit behind conntrack (priority -150 after -200) where packets enter a gateway or
 //! are made by it, so each packet is counted once, by the direction conntrack gave it. Packets
@@ -66,11 +66,11 @@ fn text(snat: Option<&str>) -> String {
             counter other {{}}
             chain raw_in {{
                 type filter hook prerouting priority raw
-                iifname {MANAGEMENT} notrack
+                iifname {{ lo, {MANAGEMENT} }} notrack
             }}
             chain raw_out {{
                 type filter hook output priority raw
-                oifname {MANAGEMENT} notrack
+                oifname {{ lo, {MANAGEMENT} }} notrack
             }}
             chain tally {{
                 ct state untracked counter name untracked return
@@ -87,7 +87,7 @@ fn text(snat: Option<&str>) -> String {
             }}
             chain tally_out {{
                 type filter hook output priority mangle
-                oifname {MANAGEMENT} return
+                oifname {{ lo, {MANAGEMENT} }} return
                 jump tally
             }}
             chain nat {{

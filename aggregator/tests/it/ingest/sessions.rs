@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use aggregator::ingest::gate::GateLimits;
 use aggregator::ingest::reorder::ReorderLimits;
 use aggregator::ingest::{CloseReason, FrameFate, IngestConfig};
 use aggregator::pipeline::{Answer, Arrived, PipelineError};
@@ -14,7 +15,7 @@ use wire::control::{Message, Ping, RefuseReason, Verdict};
 use wire::frame::{Frame, HEADER_LEN, Kind, MAX_FRAME};
 use wire::gap::{Gap, GapReason};
 
-use super::fleet::{Client, Fleet, STORE, Server, batch, hello};
+use super::fleet::{Client, Fleet, STORE, Server, batch, config_of, dial, hello};
 
 async fn arrivals(server: &mut Server, count: usize) -> Vec<Arrived> {
     let mut arrived = Vec::new();
@@ -456,4 +457,115 @@ async fn stopping_waits_for_what_is_in_flight_and_tells_it() {
     assert!(matches!(client.hear().await, Message::Ack(ack) if ack.seq == Seq(1)));
     assert_eq!(client.closed().await.0, CloseReason::Shutdown as u64);
     server.stopped().await;
+}
+
+#[tokio::test]
+async fn under_load_a_peer_proves_its_address_first() {
+    let fleet = Fleet::new();
+    let gate = GateLimits { retry_above: 0, ..GateLimits::default() };
+    let server = Server::start_with(&fleet, IngestConfig { gate, ..Default::default() });
+    Client::welcome(&server, &fleet.join("gw1"), "gw1").await;
+    assert_eq!(server.metrics.retries.get(), 1);
+}
+
+#[tokio::test]
+async fn a_full_gate_turns_peers_away() {
+    let fleet = Fleet::new();
+    let gate = GateLimits { per_address: 1, ..GateLimits::default() };
+    let server = Server::start_with(&fleet, IngestConfig { gate, ..Default::default() });
+    let paths = fleet.join("gw1");
+    let on_its_way = Client::connect(&server, &paths).await;
+    let refused = dial(server.address, config_of(&paths)).await.err().unwrap();
+    assert!(refused.to_string().contains("refused"), "{refused}");
+    assert_eq!(server.metrics.turned_away.get(), 1);
+    on_its_way.connection.close(0u32.into(), b"");
+    server.until(|metrics| metrics.pending.get() == 0).await;
+    Client::welcome(&server, &paths, "gw1").await;
+}
+
+#[tokio::test]
+async fn a_slow_pipeline_slows_the_node_and_loses_nothing() {
+    let fleet = Fleet::new();
+    let reorder = ReorderLimits { frames: 2, in_flight: 2, ..ReorderLimits::default() };
+    let mut server = Server::start_with(&fleet, IngestConfig { reorder, ..Default::default() });
+    let mut client = Client::welcome(&server, &fleet.join("gw1"), "gw1").await;
+    let sender = client.connection.clone();
+    let sending = tokio::spawn(async move {
+        for seq in 1..=40 {
+            let mut stream = sender.open_uni().await.unwrap();
+            stream.write_all(&batch(seq).bytes).await.unwrap();
+            stream.finish().unwrap();
+        }
+    });
+    let mut next = 1;
+    while next <= 40 {
+        let frames = arrivals(&mut server, 2).await;
+        assert_eq!(numbers(&frames), [next, next + 1]);
+        // Nothing more comes before these are answered.
+        assert!(server.arrived.try_recv().is_err());
+        next += 2;
+        frames[0].answer.send(Answer::Ack(Seq(next - 1))).await.unwrap();
+    }
+    sending.await.unwrap();
+    let mut acked = Seq::NONE;
+    while acked < Seq(40) {
+        match client.hear().await {
+            Message::Received(_) => {}
+            Message::Ack(ack) => acked = ack.seq,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(server.metrics.frames(FrameFate::Early), 0);
+}
+
+#[tokio::test]
+async fn a_node_whose_frames_wait_still_gets_its_pongs() {
+    let fleet = Fleet::new();
+    let reorder = ReorderLimits { frames: 1, in_flight: 1, ..ReorderLimits::default() };
+    let mut server = Server::start_with(&fleet, IngestConfig { reorder, ..Default::default() });
+    let mut client = Client::welcome(&server, &fleet.join("gw1"), "gw1").await;
+    client.data(&batch(1).bytes).await;
+    let first = arrivals(&mut server, 1).await;
+    client.data(&batch(2).bytes).await;
+    assert_eq!(received(&mut client, 2).await, [1, 2]);
+    for seq in 3..=12 {
+        client.data(&batch(seq).bytes).await;
+    }
+    let sent = BootNanos(1);
+    client.say(&Message::Ping(Ping { sent, offset: None, extensions: vec![] })).await;
+    let pong = client.hear().await;
+    assert!(matches!(&pong, Message::Pong(pong) if pong.sent == sent), "{pong:?}");
+    first[0].answer.send(Answer::Ack(Seq(1))).await.unwrap();
+    assert_eq!(numbers(&arrivals(&mut server, 1).await), [2]);
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_read_its_control_stream() {
+    let fleet = Fleet::new();
+    let server = Server::start(&fleet);
+    let mut config = config_of(&fleet.join("gw1"));
+    let mut transport = quinn::TransportConfig::default();
+    transport.stream_receive_window(quinn::VarInt::from_u32(1_024));
+    config.transport_config(std::sync::Arc::new(transport));
+    let (connection, _endpoint) = dial(server.address, config).await.unwrap();
+    let (mut send, _unread) = connection.open_bi().await.unwrap();
+    let greeting = Message::Hello(hello("gw1", 1)).encode().unwrap().bytes;
+    send.write_all(&greeting).await.unwrap();
+    let ping = Message::Ping(Ping { sent: BootNanos(1), offset: None, extensions: vec![] });
+    let ping = ping.encode().unwrap().bytes;
+    while send.write_all(&ping).await.is_ok() {}
+    let closed = connection.closed().await.to_string();
+    assert!(closed.contains("does not read its control stream"), "{closed}");
+    server.until(|metrics| metrics.closed(CloseReason::NotReading) == 1).await;
+}
+
+#[tokio::test]
+async fn a_node_that_says_goodbye() {
+    let fleet = Fleet::new();
+    let server = Server::start(&fleet);
+    let mut client = Client::welcome(&server, &fleet.join("gw1"), "gw1").await;
+    client.send.finish().unwrap();
+    assert_eq!(client.closed().await.0, CloseReason::Done as u64);
+    server.until(|metrics| metrics.closed(CloseReason::Done) == 1).await;
+    assert_eq!(server.metrics.sessions.get(), 0);
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType, netlink, sockopt};
 
 use super::netns::Netns;
@@ -106,8 +106,9 @@ pub(crate) fn dump(gateway: &Netns) -> Result<Flows> {
         let mut flows = Flows::new();
         let mut buffer = vec![0; DATAGRAM];
         let complete = 'dump: loop {
-            let (length, _) = net::recv(&socket, &mut buffer, RecvFlags::empty())
-                .context("could not read a dump")?;
+            let (length, _) =
+                retry_on_intr(|| net::recv(&socket, &mut buffer[..], RecvFlags::empty()))
+                    .context("could not read a dump")?;
             for message in message::parse(buffer.get(..length).unwrap_or_default())? {
                 match message {
                     Message::Living(key, both) | Message::Ended(key, both) => {
@@ -142,14 +143,17 @@ fn listen(socket: &OwnedFd, stop: &AtomicBool) -> Result<Seen> {
         let last = stop.load(Ordering::Acquire);
         let mut ready = [PollFd::new(socket, PollFlags::IN)];
         let patience = Timespec::try_from(Duration::from_millis(100))?;
-        if poll(&mut ready, Some(&patience)).context("could not wait for events")? == 0 {
+        let count = retry_on_intr(|| poll(&mut ready, Some(&patience)))
+            .context("could not wait for events")?;
+        if count == 0 {
             if last {
                 return Ok(seen);
             }
             continue;
         }
-        let (length, _) = match net::recv(socket, &mut buffer, RecvFlags::empty()) {
+        let (length, _) = match net::recv(socket, &mut buffer[..], RecvFlags::empty()) {
             Ok(received) => received,
+            Err(Errno::INTR) => continue,
             Err(Errno::NOBUFS) => {
                 seen.overflows += 1;
                 continue;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, sockopt};
 
 use super::Done;
@@ -35,7 +35,9 @@ pub(super) fn echo(to: IpAddr, sender: u16, count: u16) -> Result<Done> {
             .context("could not send an echo request")? as u64;
         loop {
             let mut buffer = [0; 512];
-            let length = match net::recv(&socket, &mut buffer[..], RecvFlags::empty()) {
+            let received =
+                retry_on_intr(|| net::recv(&socket, &mut buffer[..], RecvFlags::empty()));
+            let length = match received {
                 Ok((length, _)) => length,
                 Err(Errno::AGAIN) => {
                     done.unanswered += 1;

@@ -62,6 +62,7 @@ pub(super) fn listen(port: u16, stop: Arc<AtomicBool>) -> Result<JoinHandle<Resu
             match listener.accept() {
                 Ok((stream, _)) => open.push(std::thread::spawn(|| serve(stream))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(LOOK),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("could not accept"),
             }
             open.retain(|connection| !connection.is_finished());

@@ -78,6 +78,7 @@ fn serve(
             match socket.recv_from(&mut buffer) {
                 Ok((size, from)) => answer(&socket, size, from),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("could not receive"),
             }
         }

@@ -1,0 +1,125 @@
+//! Answers on the command line: `report` and `flows`, read from the store.
+//!
+//! The store is opened for reading only, beside a running aggregator or without one. What is
+//! summed are the counted columns, so a flow that several gateways saw is in a report once.
+//! A row belongs to the moment its growth had ended (`time`); rows with an impossible time are
+//! in no answer, and an answer says how many were left out.
+
+mod ask;
+mod flows;
+mod print;
+mod progress;
+mod report;
+mod sqlite;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use daemon::table::Screen;
+use jiff::Timestamp;
+
+use crate::cli::{FlowsArgs, ReportArgs};
+use crate::config::StoreChoice;
+
+pub use ask::AskError;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// There is no store.
+    #[error(
+        "there is no store at {}: start conntracct-aggregator once, or name the store with --store",
+        path.display()
+    )]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// It was made by another version of the program.
+    #[error(
+        "the store {} has schema {found}, this program reads {known}: {}",
+        path.display(),
+        if found > known { "use the newer program that made it" }
+        else { "bring it up to date with conntracct-aggregator migrate" }
+    )]
+    Schema {
+        /// The store.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// It cannot be read.
+    #[error("the store {} cannot be read", path.display())]
+    Store {
+        /// The store.
+        path: PathBuf,
+        /// What the database said.
+        #[source]
+        error: sqlx::Error,
+    },
+    /// The question makes no sense.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The answer cannot be written.
+    #[error("the answer cannot be written")]
+    Write(#[from] std::io::Error),
+}
+
+/// Who moved how much: prints a report to `out`.
+///
+/// # Errors
+/// See [`AnswerError`].
+pub async fn report(
+    args: &ReportArgs,
+    store: &StoreChoice,
+    now: Timestamp,
+    screen: Screen,
+    out: &mut (dyn Write + Send),
+) -> Result<(), AnswerError> {
+    let span = ask::span(&args.when, now)?;
+    let reader = sqlite::Reader::open(store).await?;
+    let what = format!("adding up {}", span.words(now));
+    let answer = progress::shown(&what, reader.report(args.by, span, args.top)).await?;
+    report::print(&answer, args, screen, out)?;
+    strays(&reader, span).await
+}
+
+/// Stored flows, or with `--follow` records as they are stored: prints them to `out`.
+///
+/// # Errors
+/// See [`AnswerError`].
+pub async fn flows(
+    args: &FlowsArgs,
+    store: &StoreChoice,
+    now: Timestamp,
+    screen: Screen,
+    out: &mut (dyn Write + Send),
+) -> Result<(), AnswerError> {
+    let reader = sqlite::Reader::open(store).await?;
+    let which = ask::which(&args.which, reader.nodes())?;
+    if args.follow {
+        return flows::follow(&reader, &which, args.format, out).await;
+    }
+    let span = ask::span(&args.when, now)?;
+    let what = format!("reading flows of {}", span.words(now));
+    let answer = progress::shown(&what, reader.flows(&which, span, args.limit)).await?;
+    flows::print(&answer, args, screen, out)?;
+    strays(&reader, span).await
+}
+
+/// Says what no answer contains.
+async fn strays(reader: &sqlite::Reader, span: ask::Span) -> Result<(), AnswerError> {
+    let strays = reader.strays(span).await?;
+    if strays > 0 {
+        progress::say(&format!(
+            "{strays} records received in that time carry impossible times (a clock was wrong); \
+             they are in the table flow_stray and not in this answer"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! Answers over a real database, made by the migrations, written with SQL.
+
+use std::path::Path;
+
+use clap::Parser;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
+use sqlx::{AssertSqlSafe, ConnectOptions};
+
+use super::*;
+use crate::cli::{Cli, Command};
+use crate::store::sqlite::{SqliteConfig, SqliteStore};
+
+/// 2023-11-14T22:13:20Z.
+const NOW: i64 = 1_700_000_000_000_000;
+
+/// A store as the aggregator makes it. It stays open, as beside a running one.
+struct Lab {
+    folder: tempfile::TempDir,
+    store: SqliteStore,
+    sql: SqliteConnection,
+}
+
+async fn lab() -> Lab {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flows.db");
+    let store = SqliteStore::open(&SqliteConfig::new(&path)).await.unwrap();
+    let sql = SqliteConnectOptions::new()
+        .filename(&path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .connect()
+        .await
+        .unwrap();
+    let mut lab = Lab { folder, store, sql };
+    lab.run("INSERT INTO node VALUES (1, 'gw1', x'00', 0), (2, 'gw2', x'00', 0)").await;
+    lab
+}
+
+/// A row of `flow`; what is not said is zero or unknown.
+struct FlowSql {
+    ago_s: i64,
+    path: i64,
+    node: i64,
+    tuple: (i64, &'static str, i64, &'static str, i64),
+    bytes: (i64, i64),
+    raw: Option<i64>,
+    flags: i64,
+    nat_src: Option<&'static str>,
+}
+
+impl Default for FlowSql {
+    fn default() -> Self {
+        Self {
+            ago_s: 60,
+            path: 1,
+            node: 1,
+            tuple: (6, "0a000001", 40_000, "c0000201", 443),
+            bytes: (0, 0),
+            raw: None,
+            flags: 0,
+            nat_src: None,
+        }
+    }
+}
+
+impl Lab {
+    async fn run(&mut self, text: &str) {
+        sqlx::query(AssertSqlSafe(text.to_owned())).execute(&mut self.sql).await.unwrap();
+    }
+
+    async fn put(&mut self, row: FlowSql) {
+        let (proto, src, sport, dst, dport) = row.tuple;
+        let null = |value: Option<String>| value.unwrap_or_else(|| "NULL".to_owned());
+        let raw = null(row.raw.map(|raw| raw.to_string()));
+        let nat_src = null(row.nat_src.map(|nat| format!("x'{nat}'")));
+        let family = if src.len() == 8 { 2 } else { 10 };
+        let text = format!(
+            "INSERT INTO flow (time, path, entry, bytes_orig, bytes_reply, packets_orig, \
+             packets_reply, raw_bytes_orig, batch_seq, mark, node, netns, zone, sport, dport, \
+             flags, family, proto, tcp_state, src, dst, nat_src) VALUES ({}, {}, 1, {}, {}, 2, 1, \
+             {raw}, 1, 0, {}, 1, 0, {sport}, {dport}, {}, {family}, {proto}, 3, x'{src}', x'{dst}', \
+             {nat_src})",
+            NOW - row.ago_s * 1_000_000,
+            row.path,
+            row.bytes.0,
+            row.bytes.1,
+            row.node,
+            row.flags,
+        );
+        self.run(&text).await;
+    }
+
+    fn store(&self) -> StoreChoice {
+        StoreChoice::Sqlite(self.store.path().to_owned())
+    }
+
+    /// The answer to a command line.
+    async fn ask(&self, line: &str) -> String {
+        ask(line, &self.store()).await.unwrap()
+    }
+}
+
+async fn ask(line: &str, store: &StoreChoice) -> Result<String, String> {
+    let words = std::iter::once("conntracct-aggregator").chain(line.split(' '));
+    let now = Timestamp::from_microsecond(NOW).unwrap();
+    let mut out = Vec::new();
+    match Cli::try_parse_from(words).unwrap().command.unwrap() {
+        Command::Report(args) => report(&args, store, now, Screen::PLAIN, &mut out).await,
+        Command::Flows(args) => flows(&args, store, now, Screen::PLAIN, &mut out).await,
+        other => panic!("{other:?} is no question"),
+    }
+    .map_err(|error| daemon::config::chain(&error))?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+/// Two gateways saw flow 1; the second's growth was counted already and is raw only.
+async fn two_gateways() -> Lab {
+    let mut lab = lab().await;
+    lab.put(FlowSql { bytes: (1000, 500), ..FlowSql::default() }).await;
+    lab.put(FlowSql { node: 2, raw: Some(1000), ..FlowSql::default() }).await;
+    lab.put(FlowSql {
+        path: 2,
+        ago_s: 10,
+        tuple: (17, "0a000002", 5353, "c0000201", 53),
+        bytes: (70, 30),
+        flags: 1 << 16,
+        nat_src: Some("c6336407"),
+        ..FlowSql::default()
+    })
+    .await;
+    lab.put(FlowSql {
+        path: 3,
+        ago_s: 30,
+        tuple: (
+            58,
+            "fd000000000000000000000000000001",
+            77,
+            "fd000000000000000000000000000002",
+            128 << 8,
+        ),
+        bytes: (64, 64),
+        ..FlowSql::default()
+    })
+    .await;
+    // Outside the last hour.
+    lab.put(FlowSql { ago_s: 7200, path: 4, bytes: (9_999_999, 0), ..FlowSql::default() }).await;
+    lab
+}
+
+#[tokio::test]
+async fn a_flow_that_two_gateways_saw_is_reported_once() {
+    let lab = two_gateways().await;
+    let expected = "\
+SOURCE      FLOWS   SENT  RECEIVED  PACKETS   BYTES    SHARE
+10.0.0.1        1  1000 B     500 B        6  1.5 KiB   86.8 %
+fd00::1         1    64 B      64 B        3    128 B    7.4 %
+10.0.0.2        1    70 B      30 B        3    100 B    5.7 %
+--------  -----  ------  --------  -------  -------  -------
+total           3  1.1 KiB     594 B       12  1.7 KiB  100.0 %
+";
+    let squeezed = |text: &str| -> Vec<Vec<String>> {
+        let lines = text.lines().filter(|line| !line.starts_with('-'));
+        lines.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    assert_eq!(squeezed(&lab.ask("report").await), squeezed(expected));
+
+    let csv = lab.ask("report --by node --format csv").await;
+    let expected = "\
+node,flows,bytes_orig,bytes_reply,packets_orig,packets_reply,raw_bytes_orig,raw_bytes_reply,raw_packets_orig,raw_packets_reply
+gw1,3,1134,594,6,3,1134,594,6,3
+gw2,1,0,0,2,1,1000,0,2,1
+";
+    assert_eq!(csv, expected);
+    let last = lab.ask("report --by node --format json").await;
+    let total: serde_json::Value = serde_json::from_str(last.lines().last().unwrap()).unwrap();
+    assert_eq!(total["row"], "total");
+    assert_eq!((&total["flows"], &total["bytes_orig"]), (&3.into(), &1134.into()));
+}
+
+#[tokio::test]
+async fn services_and_the_rest_are_named() {
+    let lab = two_gateways().await;
+    let text = lab.ask("report --by port --top 1 --format json").await;
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!((&lines[0]["proto"], &lines[0]["port"]), (&"tcp".into(), &443.into()));
+    assert_eq!((&lines[1]["row"], &lines[1]["keys"]), (&"other".into(), &2.into()));
+    let csv = lab.ask("report --by port --format csv").await;
+    let keys: Vec<&str> = csv.lines().filter_map(|line| line.split(',').next()).collect();
+    assert_eq!(keys, ["port", "443/tcp", "icmpv6 type 128 code 0", "53/udp"]);
+    let csv = lab.ask("report --by proto --top 1 --format csv").await;
+    assert!(csv.lines().last().unwrap().starts_with("other,2,134,94,"), "{csv}");
+    let csv = lab.ask("report --by dst --last 3h --format csv").await;
+    assert!(csv.contains("\n192.0.2.1,3,10001069,530,"), "{csv}");
+}
+
+#[tokio::test]
+async fn flows_are_found_by_what_they_are() {
+    let lab = two_gateways().await;
+    let paths = async |flags: &str| -> Vec<i64> {
+        let text = lab.ask(&format!("flows --format json{flags}")).await;
+        let path = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].as_i64();
+        text.lines().map(|line| path(line).unwrap()).collect()
+    };
+    assert_eq!(paths("").await, [2, 3, 1], "the latest first");
+    assert_eq!(paths(" --src 10.0.0.0/31").await, [1]);
+    assert_eq!(paths(" --src 10.0.0.0/8").await, [2, 1]);
+    assert_eq!(paths(" --dst fd00::/8").await, [3]);
+    assert_eq!(paths(" --src 0.0.0.0/0").await, [2, 1], "all of one family");
+    assert_eq!(paths(" --port 53").await, [2]);
+    assert_eq!(paths(" --proto icmpv6").await, [3]);
+    assert_eq!(paths(" --node gw2").await, [1]);
+    assert_eq!(paths(" --last 3h --limit 1").await, [2]);
+    assert_eq!(paths(" --from 2023-11-14T20:00:00Z --to 2023-11-14T21:00:00Z").await, [4]);
+    let error = ask("flows --node gw9", &lab.store()).await.unwrap_err();
+    assert_eq!(error, "--node \"gw9\" is not in this store; it knows gw1, gw2");
+}
+
+#[tokio::test]
+async fn flows_are_shown_in_their_protocols_terms() {
+    let lab = two_gateways().await;
+    let text = lab.ask("flows --limit 2").await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].contains("10.0.0.2:5353  192.0.2.1:53"), "{text}");
+    assert!(lines[1].contains("from 198.51.100.7:5353"), "{text}");
+    assert!(lines[1].contains("ended"), "{text}");
+    assert!(lines[2].contains("fd00::2 type 128 code 0"), "{text}");
+    assert_eq!(lines[3], "(there are more; --limit shows them)");
+    let text = lab.ask("flows --node gw2").await;
+    assert!(text.lines().nth(1).unwrap().contains("1000 B"), "what it saw: {text}");
+    let json = lab.ask("flows --port 443 --format json").await;
+    let flow: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+    assert_eq!(flow["nodes"], serde_json::json!(["gw1", "gw2"]));
+    assert_eq!((&flow["bytes_orig"], &flow["raw_bytes_orig"]), (&1000.into(), &2000.into()));
+    assert_eq!(flow["last"], "2023-11-14T22:12:20.000000Z");
+    let csv = lab.ask("flows --port 443 --format csv").await;
+    let widths: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
+    assert_eq!(widths, [18, 18]);
+}
+
+/// A reader's end that says when a line has arrived.
+struct Lines(tokio::sync::mpsc::Sender<Vec<u8>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let closed = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        self.0.try_send(bytes.to_vec()).map_err(closed)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn following_shows_what_is_stored_from_now_on() {
+    let mut lab = two_gateways().await;
+    let reader = sqlite::Reader::open(&lab.store()).await.unwrap();
+    let which = ask::Which { port: Some(22), ..ask::Which::default() };
+    let (lines, mut arrived) = tokio::sync::mpsc::channel(64);
+    let following = tokio::spawn(async move {
+        let mut lines = Lines(lines);
+        flows::follow(&reader, &which, crate::cli::Format::Csv, &mut lines).await
+    });
+    let mut text = String::new();
+    while !text.contains("path\n") {
+        text.push_str(std::str::from_utf8(&arrived.recv().await.unwrap()).unwrap());
+    }
+    let mut ssh = FlowSql { path: 9, bytes: (5, 6), ..FlowSql::default() };
+    ssh.tuple.4 = 22;
+    lab.put(FlowSql { path: 8, ..FlowSql::default() }).await;
+    lab.put(ssh).await;
+    text.clear();
+    while !text.ends_with('\n') {
+        text.push_str(std::str::from_utf8(&arrived.recv().await.unwrap()).unwrap());
+    }
+    assert!(
+        text.ends_with(",22,10.0.0.1,40000,192.0.2.1,22,5,6,2,1,established,gw1,9\n"),
+        "{text}"
+    );
+    following.abort();
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_explained() {
+    let missing = StoreChoice::Sqlite("/nowhere/flows.db".into());
+    let error = ask("report", &missing).await.unwrap_err();
+    assert!(error.starts_with("there is no store at /nowhere/flows.db: start"), "{error}");
+
+    let mut lab = lab().await;
+    lab.run("UPDATE _sqlx_migrations SET version = 99").await;
+    let error = ask("report", &lab.store()).await.unwrap_err();
+    assert!(error.contains("has schema 99, this program reads"), "{error}");
+    assert!(error.ends_with("use the newer program that made it"), "{error}");
+
+    let strange = lab.folder.path().join("strange.db");
+    std::fs::write(&strange, "this is not a database, and it is long enough to be one").unwrap();
+    let error = ask("report", &StoreChoice::Sqlite(strange)).await.unwrap_err();
+    assert!(error.contains("strange.db cannot be read: "), "{error}");
+}
+
+#[tokio::test]
+async fn an_empty_store_has_an_empty_answer() {
+    let lab = lab().await;
+    let text = lab.ask("report").await;
+    let total = text.lines().last().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(total, "total 0 0 B 0 B 0 0 B -");
+    assert_eq!(lab.ask("flows --format json").await, "");
+    assert!(Path::new(lab.store.path()).exists());
+}

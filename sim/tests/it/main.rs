@@ -1,0 +1,5 @@
+//! Worlds of the simulation, in one binary.
+
+extern crate conntracct_sim as sim;
+
+mod worlds;
