@@ -17,5 +17,6 @@ mod window;
 
 pub use self::clock::OffsetClock;
 pub use self::core::{Ended, Order, Step, Uplink, UplinkConfig, UplinkTotals};
+pub use self::error::SessionError;
 pub use self::metrics::UplinkMetrics;
 pub use self::owner::{SpoolGone, SpoolHandle};
