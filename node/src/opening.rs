@@ -44,7 +44,8 @@ pub(crate) struct Opened {
 pub(crate) struct OpenedSpool {
     pub(crate) spool: Spool<FileDisk>,
     pub(crate) epoch: Epoch,
-    pub(crate) baselines: BaselineSet,
+    /// Nothing where a new epoch began: then everything is reported anew.
+    pub(crate) baselines: Option<BaselineSet>,
 }
 
 /// Opens everything but the uplink: keys first, because that needs no privilege; sysctls before
@@ -151,6 +152,7 @@ fn spool(config: &Config, boot: BootId) -> anyhow::Result<OpenedSpool> {
     if report.unreadable > 0 {
         warn!(frames = report.unreadable, "frames cannot be read back; gaps take their place");
     }
+    let baselines = report.new_epoch.is_none().then_some(baselines);
     Ok(OpenedSpool { spool, epoch, baselines })
 }
 

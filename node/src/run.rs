@@ -75,7 +75,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (offset_out, offset) = watch::channel(None);
     let (outlet, core, sending) = match (spool, identity) {
         (Some(spool), Some(identity)) => {
-            let restored = Some((spool.epoch, spool.baselines, crate::clock::now()));
+            let now = crate::clock::now();
+            let restored = spool.baselines.map(|baselines| (spool.epoch, baselines, now));
             let seed = rand::random();
             let core = Aggregation::new(opening::aggregation(&config), boot, restored, seed);
             let (handle, _thread) = SpoolHandle::spawn(spool.spool)

@@ -71,8 +71,9 @@ impl Host {
             seed: rng.random(),
         };
         let opened = Spool::open(self.disk.clone(), context, self.spool_config);
-        let (spool, Restored { baselines, .. }) = opened.map_err(|_stopped| Died)?;
-        let restored = Some((spool.epoch(), baselines, context.now));
+        let (spool, Restored { baselines, report }) = opened.map_err(|_stopped| Died)?;
+        let goes_on = report.new_epoch.is_none();
+        let restored = goes_on.then(|| (spool.epoch(), baselines, context.now));
         let config = AggregationConfig::default();
         let aggregation = Aggregation::new(config, boot, restored, rng.random());
         let uplink = Uplink::new(UplinkConfig::default(), boot);

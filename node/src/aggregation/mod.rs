@@ -119,7 +119,8 @@ pub struct Aggregation {
 }
 
 impl Aggregation {
-    /// An aggregation that goes on from what the spool restored at a time, or from nothing.
+    /// An aggregation that goes on from what the spool restored at a time, or from nothing: in a
+    /// new epoch, or without a spool.
     ///
     /// `seed` is random: it protects the table's hashing from chosen tuples.
     #[must_use]
