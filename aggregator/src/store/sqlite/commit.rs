@@ -7,12 +7,13 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row};
 use wire::frame::Digest;
 
-use super::insert::{Binds, DoesNotFit, InsertError, Table};
-use super::{Inner, Meaning, meaning, store_error};
-use crate::store::row::{
-    BatchRow, ChangeSet, EndedEntry, EpochAdvance, FlowRow, FrameName, GapRow, NetnsRow, NodeRow,
-    ObserverRow, WriterToken, view_hash,
+use super::insert::{Binds, DoesNotFit, InsertError, Table, json};
+use super::tables::{
+    BATCH, FLOW, GAP, NETNS, NODE, OBSERVER, SEQ_RANGE, STRAY, bind_batch, bind_flow, bind_gap,
+    bind_netns, bind_node, bind_observer, bind_stray,
 };
+use super::{Inner, Meaning, meaning, store_error};
+use crate::store::row::{ChangeSet, EndedEntry, EpochAdvance, FlowRow, FrameName, WriterToken};
 use crate::store::{CommitError, Progress, StoreError};
 
 impl Inner {
@@ -194,14 +195,7 @@ async fn insert_rows(
     let frame = |index: u32| usize::try_from(index).ok().and_then(|at| set.frames.get(at)).copied();
     insert(connection, &NETNS, &set.netns, bind_netns, |_| None).await?;
     insert(connection, &OBSERVER, &set.observers, bind_observer, |row| frame(row.frame)).await?;
-    for EndedEntry { entry, at } in &set.ended {
-        sqlx::query("UPDATE flow_observer SET ended = ? WHERE entry = ?")
-            .bind(at.micros_floor())
-            .bind(entry.0)
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| unavailable(&error))?;
-    }
+    end_entries(connection, &set.ended).await?;
     if set.flows.iter().any(|row| row.stray.is_some()) {
         let is_stray = |row: &FlowRow| row.stray.is_some();
         let (strays, normal): (Vec<FlowRow>, Vec<FlowRow>) =
@@ -213,6 +207,26 @@ async fn insert_rows(
     }
     insert(connection, &BATCH, &set.batches, bind_batch, |row| Some(row.name)).await?;
     insert(connection, &GAP, &set.gaps, bind_gap, |row| Some(row.name)).await
+}
+
+/// Closes entries, one statement for each receipt: those of one frame.
+async fn end_entries(
+    connection: &mut SqliteConnection,
+    ended: &[EndedEntry],
+) -> Result<(), CommitError> {
+    for same in ended.chunk_by(|a, b| a.at == b.at) {
+        let Some(EndedEntry { at, .. }) = same.first() else { continue };
+        let entries = json(same.iter().map(|ended| ended.entry));
+        sqlx::query(
+            "UPDATE flow_observer SET ended = ? WHERE entry IN (SELECT value FROM json_each(?))",
+        )
+        .bind(at.micros_floor())
+        .bind(entries)
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    }
+    Ok(())
 }
 
 async fn insert<T>(
@@ -228,210 +242,4 @@ async fn insert<T>(
             CommitError::Data { frame: rows.get(at).and_then(frame), reason: what.to_owned() }
         }
     })
-}
-
-const SEQ_RANGE: &str = "a sequence number exceeds 2^63 - 1";
-const COUNTER_RANGE: &str = "a counter exceeds 2^63 - 1";
-const START_RANGE: &str = "a start stamp exceeds 2^63 - 1";
-
-static NODE: Table = Table::new("node", &["id", "name", "epoch", "epoch_since"]);
-
-fn bind_node(binds: &mut Binds, row: &NodeRow) -> Result<(), DoesNotFit> {
-    binds.int(row.node.0);
-    binds.text(row.name.as_str());
-    binds.blob(&row.epoch.0);
-    binds.time(row.epoch_since);
-    Ok(())
-}
-
-static NETNS: Table = Table::new("netns", &["id", "node", "inode", "boot"]);
-
-fn bind_netns(binds: &mut Binds, row: &NetnsRow) -> Result<(), DoesNotFit> {
-    binds.int(row.netns.0);
-    binds.int(row.node.0);
-    binds.int(row.inode().0);
-    binds.blob(&row.id.boot.0);
-    Ok(())
-}
-
-static OBSERVER: Table = Table::new(
-    "flow_observer",
-    &[
-        "entry",
-        "path",
-        "node",
-        "netns",
-        "zone",
-        "family",
-        "proto",
-        "sport",
-        "dport",
-        "src",
-        "dst",
-        "nat_sport",
-        "nat_dport",
-        "nat_src",
-        "nat_dst",
-        "view_inside",
-        "view_outside",
-        "raw_start",
-        "kernel_id",
-        "start",
-        "fresh",
-        "seen",
-        "ended",
-    ],
-);
-
-fn bind_observer(binds: &mut Binds, row: &ObserverRow) -> Result<(), DoesNotFit> {
-    let (inside, outside) = (&row.inside, &row.outside);
-    binds.int(row.entry.0);
-    binds.int(row.path.0);
-    binds.int(row.node.0);
-    binds.int(row.netns.0);
-    binds.int(row.zone.0);
-    binds.int(inside.family() as u8);
-    binds.int(inside.proto.0);
-    binds.ports(inside);
-    binds.addresses(inside);
-    binds.nat_ports(inside, outside);
-    binds.nat_addresses(inside, outside);
-    binds.int(view_hash(inside));
-    binds.int_or_null(row.is_translated().then(|| view_hash(outside)));
-    let (start, id) = match row.birth {
-        flow::Birth::Start(start) => (start, 0),
-        flow::Birth::Id(id) => (0, id),
-    };
-    binds.checked(start, START_RANGE)?;
-    binds.int(id);
-    binds.time_or_null(row.start);
-    binds.int(row.fresh);
-    binds.time(row.seen);
-    binds.time_or_null(row.ended);
-    Ok(())
-}
-
-static FLOW: Table = Table::new("flow", super::decode::FLOW_FIELDS);
-
-fn bind_flow(binds: &mut Binds, row: &FlowRow) -> Result<(), DoesNotFit> {
-    let (inside, outside) = (&row.inside, &row.outside);
-    binds.time(row.time);
-    binds.time_or_null(row.since);
-    binds.time_or_null(row.entry_start);
-    binds.int(row.path.0);
-    binds.int(row.entry.0);
-    let [packets, bytes, reply_packets, reply_bytes] = row.counted.components();
-    for counted in [bytes, reply_bytes, packets, reply_packets] {
-        binds.checked(counted, COUNTER_RANGE)?;
-    }
-    let [raw_packets, raw_bytes, raw_reply_packets, raw_reply_bytes] = row.raw.components();
-    for (raw, counted) in [
-        (raw_bytes, bytes),
-        (raw_reply_bytes, reply_bytes),
-        (raw_packets, packets),
-        (raw_reply_packets, reply_packets),
-    ] {
-        if raw == counted {
-            binds.int_or_null(None);
-        } else {
-            binds.checked(raw, COUNTER_RANGE)?;
-        }
-    }
-    binds.checked(row.seq.get(), SEQ_RANGE)?;
-    binds.int(row.mark);
-    binds.int_or_null(row.slack.map(|slack| {
-        // Rounded up: it is a bound.
-        i64::try_from(slack.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
-    }));
-    binds.int(row.node.0);
-    binds.int(row.netns.0);
-    binds.int(row.zone.0);
-    binds.ports(inside);
-    binds.nat_ports(inside, outside);
-    binds.int(row.flags);
-    binds.int(inside.family() as u8);
-    binds.int(inside.proto.0);
-    binds.int(row.tcp.0);
-    binds.addresses(inside);
-    binds.nat_addresses(inside, outside);
-    Ok(())
-}
-
-static STRAY: Table = Table::new("flow_stray", super::decode::STRAY_FIELDS);
-
-fn bind_stray(binds: &mut Binds, row: &FlowRow) -> Result<(), DoesNotFit> {
-    bind_flow(binds, row)?;
-    binds.time(row.stray.unwrap_or(row.time));
-    Ok(())
-}
-
-static BATCH: Table = Table::new(
-    "ingest_batch",
-    &[
-        "node",
-        "epoch",
-        "seq",
-        "received",
-        "digest",
-        "records",
-        "interval",
-        "interval_ms",
-        "part",
-        "parts",
-        "wall",
-        "paused",
-        "live_flows",
-        "live_packets_orig",
-        "live_bytes_orig",
-        "live_packets_reply",
-        "live_bytes_reply",
-        "ended_flows",
-        "ended_packets_orig",
-        "ended_bytes_orig",
-        "ended_packets_reply",
-        "ended_bytes_reply",
-        "uncounted",
-        "ended_unseen",
-    ],
-);
-
-fn bind_batch(binds: &mut Binds, row: &BatchRow) -> Result<(), DoesNotFit> {
-    let interval = &row.interval;
-    let totals = &interval.totals;
-    binds.int(row.name.node.0);
-    binds.blob(&row.name.epoch.0);
-    binds.checked(row.name.seq.get(), SEQ_RANGE)?;
-    binds.time(row.received);
-    binds.blob(&row.digest.0);
-    binds.int(row.records);
-    binds.clamped(interval.number);
-    binds.int(interval.length_ms);
-    binds.int(interval.part);
-    binds.int(interval.parts);
-    binds.time(interval.clock.wall);
-    binds.int(interval.paused);
-    binds.clamped(totals.live_flows);
-    binds.clamped_counters(&totals.live);
-    binds.clamped(totals.ended_flows);
-    binds.clamped_counters(&totals.ended);
-    binds.clamped(totals.uncounted);
-    binds.clamped(totals.ended_unseen);
-    Ok(())
-}
-
-static GAP: Table = Table::new("gap", super::decode::GAP_FIELDS);
-
-fn bind_gap(binds: &mut Binds, row: &GapRow) -> Result<(), DoesNotFit> {
-    binds.int(row.name.node.0);
-    binds.blob(&row.name.epoch.0);
-    binds.checked(row.name.seq.get(), SEQ_RANGE)?;
-    binds.checked(row.last.get(), SEQ_RANGE)?;
-    binds.int(row.reason as u16);
-    binds.blob(&row.boot.0);
-    binds.time(row.at);
-    binds.time(row.received);
-    binds.clamped(row.flows);
-    binds.clamped_counters(&row.lost);
-    binds.text(&row.note);
-    Ok(())
 }

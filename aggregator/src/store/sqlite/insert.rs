@@ -1,5 +1,6 @@
 //! Rows into tables: multi-row statements, prepared once for each of a few sizes.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -7,6 +8,8 @@ use flow::{Counters, Tuple, UnixNanos};
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments, AssertSqlSafe};
+
+use crate::store::row::EntryNo;
 
 /// Rows a statement, the most first. What does not fill one goes into the next smaller, so that
 /// every statement is one of a few that stay prepared. 500 rows of the widest table stay below
@@ -76,6 +79,18 @@ impl Table {
 pub(super) fn placeholders(columns: usize, rows: usize) -> String {
     let row = format!("({})", vec!["?"; columns].join(","));
     vec![row.as_str(); rows].join(",")
+}
+
+/// Entries as one parameter: a JSON array, for `json_each`.
+pub(super) fn json(entries: impl Iterator<Item = EntryNo>) -> String {
+    let mut text = String::from("[");
+    for (at, EntryNo(entry)) in entries.enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        // Writing into a String cannot fail.
+        let _written = write!(text, "{comma}{entry}");
+    }
+    text.push(']');
+    text
 }
 
 /// How many rows each statement takes: index into [`SIZES`] and its size.

@@ -13,6 +13,7 @@ mod decode;
 mod insert;
 mod open;
 mod read;
+mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use super::metrics::StoreMetrics;
 use super::row::{ChangeSet, EntryNo, GapRow, Identity, Loaded, ObserverRow, WriterToken};
 use super::{CommitError, Meta, OpenError, Progress, Store, StoreError};
 
-pub use open::pending;
 pub use decode::{FLOW_COLUMNS, OBSERVER_COLUMNS, flow_row, observer_row};
+pub use open::pending;
 
 /// How a database is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]

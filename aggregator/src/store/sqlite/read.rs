@@ -1,14 +1,12 @@
 //! Questions to the database.
 
-use std::fmt::Write as _;
-
 use flow::{Birth, Counters, Epoch, NodeName, Seq, UnixNanos};
 use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use wire::frame::Digest;
 
-use super::insert::{Binds, chunks, placeholders};
+use super::insert::{Binds, chunks, json, placeholders};
 use super::{decode, store_error};
 use crate::store::row::{
     EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
@@ -202,22 +200,10 @@ pub(super) async fn counted(
          base_bytes_reply FROM flow_observer WHERE entry IN {wanted}) GROUP BY entry"
     );
     let arguments = binds(|b| {
-        b.text(&json(entries));
+        b.text(&json(entries.iter().copied()));
         b.time(from);
     })?;
     all(pool, AssertSqlSafe(text), arguments, decode::sum_row).await
-}
-
-fn json(entries: &[EntryNo]) -> String {
-    let mut text = String::with_capacity(entries.len() * 8 + 2);
-    text.push('[');
-    for (at, entry) in entries.iter().enumerate() {
-        let comma = if at == 0 { "" } else { "," };
-        // Writing into a String cannot fail.
-        let _written = write!(text, "{comma}{}", entry.0);
-    }
-    text.push(']');
-    text
 }
 
 pub(super) async fn gaps(
