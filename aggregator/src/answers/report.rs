@@ -124,11 +124,11 @@ impl Top {
         // Of a gateway one wants to know what it saw.
         let size = if self.by == By::Node { sums.raw_bytes() } else { sums.bytes() };
         self.kept.push(std::cmp::Reverse((size, key, sums)));
-        if self.kept.len() > self.most {
-            if let Some(std::cmp::Reverse((_, _, sums))) = self.kept.pop() {
-                self.other.0 += 1;
-                self.other.1.add(&sums);
-            }
+        if self.kept.len() > self.most
+            && let Some(std::cmp::Reverse((_, _, sums))) = self.kept.pop()
+        {
+            self.other.0 += 1;
+            self.other.1.add(&sums);
         }
     }
 

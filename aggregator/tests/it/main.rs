@@ -15,6 +15,7 @@ mod ingest;
 #[cfg(test)]
 mod pipeline;
 #[cfg(test)]
+mod program;
 mod rows;
 #[cfg(test)]
 mod store_conformance;

@@ -137,7 +137,9 @@ where
 /// When `out` cannot be written to.
 pub fn tell_right(file: Option<&Path>, out: &mut dyn std::io::Write) -> std::io::Result<()> {
     match file {
-        Some(file) => writeln!(out, "the configuration is right; it was read from {}", file.display()),
+        Some(file) => {
+            writeln!(out, "the configuration is right; it was read from {}", file.display())
+        }
         None => writeln!(out, "the configuration is right; no file was read"),
     }
 }

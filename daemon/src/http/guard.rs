@@ -41,11 +41,11 @@ impl Guard {
             return Some((StatusCode::MISDIRECTED_REQUEST, text));
         }
         let open = matches!(request.uri().path(), HEALTH | READY);
-        if let Some(token) = self.token.as_ref().filter(|_| !open) {
-            if !bearer(request.headers()).is_some_and(|shown| token.is(shown)) {
-                let text = "show the token: Authorization: Bearer TOKEN\n";
-                return Some((StatusCode::UNAUTHORIZED, text));
-            }
+        let shown = || bearer(request.headers());
+        let missing = |token: &Token| !shown().is_some_and(|shown| token.is(shown));
+        if !open && self.token.as_ref().is_some_and(missing) {
+            let text = "show the token: Authorization: Bearer TOKEN\n";
+            return Some((StatusCode::UNAUTHORIZED, text));
         }
         // No page takes a body, so its length must be announced to be taken at all.
         let announced = length(request.headers());
@@ -63,7 +63,7 @@ impl Guard {
         match bare.parse::<std::net::IpAddr>() {
             Ok(address) => {
                 let text = address.to_canonical().to_string();
-                unspecified || self.hosts.iter().any(|host| *host == text)
+                unspecified || self.hosts.contains(&text)
             }
             Err(_name) => self.hosts.iter().any(|known| known.eq_ignore_ascii_case(bare)),
         }

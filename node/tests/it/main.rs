@@ -6,6 +6,8 @@ mod cli;
 mod fixtures;
 mod golden;
 mod lab;
+#[cfg(test)]
+mod metrics;
 mod netlink;
 mod netlink_burst;
 mod sysctl;
