@@ -56,8 +56,9 @@ pub(crate) fn open(config: &Config, metrics: &Metrics) -> anyhow::Result<Opened>
         true => None,
         false => Some(identity(config)?),
     };
-    std::fs::create_dir_all(&config.state_dir)
-        .with_context(|| format!("the state folder {} cannot be made", config.state_dir.display()))?;
+    std::fs::create_dir_all(&config.state_dir).with_context(|| {
+        format!("the state folder {} cannot be made", config.state_dir.display())
+    })?;
     let sysctls = sysctls(config, boot, metrics)?;
     let source = source(config)?;
     let spool = identity.as_ref().map(|_| spool(config, boot)).transpose()?;
@@ -229,9 +230,8 @@ pub(crate) fn uplink(plan: UplinkPlan<'_>) -> anyhow::Result<RunningUplink> {
             offset.send_if_modified(|last| std::mem::replace(last, core.offset()) != core.offset());
             match core.is_connected() {
                 true => connected.fine(),
-                false => connected.degraded(
-                    "no aggregator has welcomed this node; frames wait in the spool",
-                ),
+                false => connected
+                    .degraded("no aggregator has welcomed this node; frames wait in the spool"),
             }
         };
         let session = Session {
