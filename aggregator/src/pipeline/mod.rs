@@ -104,8 +104,9 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Requests that may wait; sessions wait when it is full, and QUIC slows the nodes.
-    pub const QUEUE: usize = 256;
+    /// Requests that may wait, 256 MiB of the largest frames; sessions wait when it is full, and
+    /// QUIC slows the nodes.
+    pub const QUEUE: usize = 64;
 
     /// A handle and the queue that the pipeline reads.
     #[must_use]
