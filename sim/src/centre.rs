@@ -11,6 +11,7 @@ use aggregator::count::{Body, CounterConfig, Frame};
 use aggregator::ingest::reorder::{Numbers, Placed, Reorder, ReorderLimits};
 use aggregator::ingest::table::{Admission, SessionId, SessionTable};
 use aggregator::pipeline::commit::{Committer, Done, Stop, Work};
+use aggregator::pipeline::intake::{Intake, Place};
 use aggregator::store::model::ModelStore;
 use aggregator::store::row::WriterToken;
 use flow::clock::SessionClock;
@@ -35,6 +36,8 @@ struct Session {
     boot: BootId,
     clock: Option<SessionClock>,
     reorder: Reorder<Frame>,
+    /// It has submitted a frame: what becomes of its epoch's frames is told to it.
+    submitted: bool,
 }
 
 /// What dies with the process.
@@ -42,6 +45,7 @@ struct Running {
     committer: Committer<ModelStore>,
     table: SessionTable,
     sessions: BTreeMap<u64, Session>,
+    intake: Intake,
     work: Work,
 }
 
@@ -73,7 +77,11 @@ impl Centre {
         if let Ok(committer) = ready(start) {
             let table = SessionTable::new(100, Duration::from_secs(30));
             let (sessions, work) = (BTreeMap::new(), Work::default());
-            self.running = Some(Running { committer, table, sessions, work });
+            let mut intake = Intake::default();
+            for (node, epoch, progress) in committer.counter().all_progress() {
+                intake.restore(node, epoch, progress);
+            }
+            self.running = Some(Running { committer, table, sessions, intake, work });
         }
     }
 
@@ -156,9 +164,8 @@ impl Centre {
     /// process must end.
     pub(crate) fn cycle(&mut self, now: UnixNanos) -> (Vec<Said>, Vec<Committed>, bool) {
         let Some(running) = &mut self.running else { return (Vec::new(), Vec::new(), false) };
-        running.collect();
+        let (mut said, mut committed) = (running.collect(), Vec::new());
         let stopped = ready(running.committer.run(&mut running.work));
-        let (mut said, mut committed) = (Vec::new(), Vec::new());
         for done in std::mem::take(&mut running.work.done) {
             running.tell(done, &mut said, &mut committed);
         }
@@ -197,11 +204,12 @@ impl Running {
                 return (vec![(connection, Message::Refused(refused))], Vec::new());
             }
         };
-        let progress = self.committer.counter().progress(&node, epoch);
-        let committed = progress.map_or(Seq::NONE, |progress| progress.committed);
+        let committed = self.intake.committed(&node, epoch);
+        let digest = self.intake.committed_digest(&node, epoch);
+        self.intake.open(&node, epoch);
         let reorder = Reorder::new(committed, ReorderLimits::default());
         let boot = hello.boot;
-        self.sessions.insert(connection, Session { node, epoch, boot, clock: None, reorder });
+        self.sessions.insert(connection, Session { node, epoch, boot, clock: None, reorder, submitted: false });
         let welcome = Welcome {
             store: self.committer.store_id(),
             committed,
@@ -209,24 +217,45 @@ impl Running {
             max_frame: u32::try_from(wire::frame::MAX_FRAME).unwrap_or(u32::MAX),
             time: now,
             extensions: Vec::new(),
-        };
+        }
+        .with_committed_digest(digest);
         (vec![(connection, Message::Welcome(welcome))], replaced)
     }
 
-    /// Takes what is in order from the sessions. A frame that an earlier session of its epoch
-    /// had handed over is on its way already.
-    fn collect(&mut self) {
-        for session in self.sessions.values_mut() {
+    /// Takes what is in order from the sessions, as the pipeline's task does.
+    fn collect(&mut self) -> Vec<Said> {
+        let Self { sessions, intake, work, .. } = self;
+        let mut said = Vec::new();
+        for (connection, session) in sessions {
             while let Some((_, frame)) = session.reorder.pop() {
-                let same = |other: &&Frame| other.node == frame.node && other.epoch == frame.epoch;
-                let tail = self.work.todo.iter().rfind(same).map(|other| other.last);
-                let counted = self.committer.counter().progress(&frame.node, frame.epoch);
-                let committed = counted.map_or(Seq::NONE, |progress| progress.committed);
-                if frame.first == tail.unwrap_or(committed).next() {
-                    self.work.todo.push(frame);
-                }
+                session.submitted = true;
+                let (node, epoch, numbers) = (&frame.node, frame.epoch, (frame.first, frame.last));
+                let is_gap = matches!(frame.body, Body::Gap(_));
+                let answer = match intake.place(node, epoch, numbers, &frame.digest, is_gap) {
+                    Place::Next => {
+                        intake.accept(node, epoch, frame.last, frame.digest);
+                        work.todo.push(frame);
+                        continue;
+                    }
+                    Place::Pending => continue,
+                    Place::Committed(seq) => {
+                        session.reorder.committed(seq);
+                        ack(seq)
+                    }
+                    Place::Early => {
+                        session.reorder.returned(frame.first);
+                        later(frame.first)
+                    }
+                    Place::OtherBytes | Place::Straddles => {
+                        intake.contest(node, epoch);
+                        session.reorder.returned(frame.first);
+                        Message::Nack(Nack::other_bytes(frame.first, "other bytes".to_owned()))
+                    }
+                };
+                said.push((*connection, answer));
             }
         }
+        said
     }
 
     fn tell(&mut self, done: Done, said: &mut Vec<Said>, committed: &mut Vec<Committed>) {
@@ -236,7 +265,14 @@ impl Running {
                 (node, *epoch, *seq)
             }
         };
-        let of = |session: &Session| session.node == *node && session.epoch == epoch;
+        match &done {
+            Done::Committed { last, .. } => self.intake.commit(node, epoch, *last),
+            Done::Rejected { seq, .. } => self.intake.give_up(node, epoch, *seq),
+            Done::Later { .. } => {}
+        }
+        let of = |session: &Session| {
+            session.node == *node && session.epoch == epoch && session.submitted
+        };
         let session = self.sessions.iter_mut().find(|(_, session)| of(session));
         let answer = match &done {
             Done::Committed { .. } => {

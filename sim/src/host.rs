@@ -11,8 +11,8 @@ use flow::{BootNanos, EntryId, Epoch, NetnsId, NodeName, RecordFlags, Seq, UnixN
 use node::aggregation::feed::IntervalEnd;
 use node::aggregation::{Aggregation, AggregationConfig, CloseError, Closing, Room};
 use node::source::{Event, SourceHealth, SweepChunk, SweepReport, Timed};
-use node::spool::{MachineId, MemDisk, OpenContext, Restored, Spool, SpoolConfig, SpoolError};
-use node::uplink::{Order, Uplink, UplinkConfig};
+use node::spool::{FreshNames, MachineId, MemDisk, OpenContext, Restored, Spool, SpoolConfig, SpoolError};
+use node::uplink::{Means, Order, Uplink, UplinkConfig};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use wire::control::Hello;
@@ -244,21 +244,10 @@ impl Host {
         let (boot, wall) = (self.kernel.boottime(now), self.kernel.wall(now));
         let Some(life) = &mut self.life else { return Ok(()) };
         for order in orders {
-            let done = match order {
-                Order::Ack { epoch, seq } => life.spool.ack(epoch, seq),
-                Order::Reject { epoch, seq, reason } => {
-                    life.spool.reject(epoch, seq, &reason, wall)
-                }
-                Order::Remember(store) => life.spool.remember_store(store),
-                Order::Forgotten { epoch, committed } => {
-                    life.spool.forgotten(epoch, committed, wall)
-                }
-                Order::NewEpoch(reason) => {
-                    life.spool.new_epoch(&reason, Epoch(rng.random()), boot)
-                }
-            };
-            match done {
-                Ok(()) | Err(SpoolError::Full { .. } | SpoolError::NoSpace { .. }) => {}
+            let fresh = FreshNames { current: Epoch(rng.random()), drain: Epoch(rng.random()) };
+            let means = Means { fresh, now: boot, wall };
+            match node::uplink::obey(&mut life.spool, order, &means) {
+                Ok(_) | Err(SpoolError::Full { .. } | SpoolError::NoSpace { .. }) => {}
                 Err(_stopped) => return Err(Died),
             }
         }

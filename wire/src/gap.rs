@@ -26,6 +26,9 @@ pub enum GapReason {
     Forgotten = 3,
     /// Ended flows were dropped because the spool was full.
     DroppedEnds = 4,
+    /// These numbers were acknowledged under another epoch's name, which other frames had taken:
+    /// nothing is missing.
+    Renamed = 5,
 }
 
 /// A gap over the numbers `first..=last`. A gap of dropped ends has a number of its own.
@@ -121,6 +124,7 @@ impl GapReason {
             2 => Self::Unreadable,
             3 => Self::Forgotten,
             4 => Self::DroppedEnds,
+            5 => Self::Renamed,
             _ => Self::Unknown,
         }
     }

@@ -200,7 +200,8 @@ async fn begin(
         max_frame: u32::try_from(MAX_FRAME).unwrap_or(u32::MAX),
         time: wall_clock(),
         extensions: vec![],
-    };
+    }
+    .with_committed_digest(opened.digest);
     let session = Session {
         ingest: ingest.clone(),
         epoch: hello.epoch,

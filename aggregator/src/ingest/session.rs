@@ -209,21 +209,26 @@ impl Session {
 
     fn answer(&mut self, answer: Answer, wires: &Wires) -> Result<(), End> {
         let metrics = &self.ingest.metrics;
-        let (seq, verdict) = match answer {
+        let nack = match answer {
             Answer::Ack(seq) => {
                 self.reorder.committed(seq);
                 return acknowledge(seq, metrics, wires);
             }
-            Answer::Later { seq, retry_after_ms } => (seq, Verdict::RetryAfter(retry_after_ms)),
+            Answer::Later { seq, retry_after_ms } => {
+                let verdict = Verdict::RetryAfter(retry_after_ms);
+                Nack { seq, verdict, extensions: vec![] }
+            }
+            // The pipeline has logged it.
+            Answer::OtherBytes { seq, reason } => Nack::other_bytes(seq, reason),
             Answer::Rejected { seq, reason } => {
                 let (node, epoch) = (&self.peer.node, self.epoch);
                 tracing::warn!(%node, %epoch, %seq, reason, "frame rejected");
-                (seq, Verdict::Reject(reason))
+                Nack { seq, verdict: Verdict::Reject(reason), extensions: vec![] }
             }
         };
-        self.reorder.returned(seq);
+        self.reorder.returned(nack.seq);
         metrics.nacks.inc();
-        say(wires, Message::Nack(Nack { seq, verdict, extensions: vec![] }))
+        say(wires, Message::Nack(nack))
     }
 
     fn tick(&mut self, last_call: Option<Instant>, wires: &Wires) -> Result<(), End> {

@@ -11,11 +11,11 @@ use crate::store::Progress;
 
 /// Digests remembered of each epoch's last frames, to tell a copy from other bytes under the same
 /// number. Older copies are acknowledged unseen.
-const RECENT: usize = 16;
+const RECENT: usize = 64;
 
-/// What a frame is to its lane.
+/// What a frame is to its lane: the frames of one (node, epoch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     /// The next one.
     Next,
     /// A copy of one that is committed; up to this number all are.
@@ -24,7 +24,7 @@ pub(super) enum Place {
     Pending,
     /// It comes after one that has not arrived.
     Early,
-    /// Its number is taken, by other bytes.
+    /// Its number is taken, by other bytes; or one before it was, in this session.
     OtherBytes,
     /// It stands for numbers of which some are taken and some are not.
     Straddles,
@@ -35,7 +35,11 @@ struct Lane {
     committed: Seq,
     /// The last number accepted.
     tail: Seq,
+    /// At least those of all frames on their way, and of the last committed one.
     recent: VecDeque<(Seq, Digest)>,
+    /// Other bytes came under a number that is taken: whoever sends them must not go on with
+    /// this epoch, because later frames build on those that were not taken.
+    contested: bool,
     answer: Option<mpsc::Sender<Answer>>,
 }
 
@@ -45,15 +49,15 @@ impl Lane {
     }
 }
 
-/// Which frames of which epochs have been taken.
+/// Which frames of which epochs have been taken. The pipeline's task and the simulation run it.
 #[derive(Debug, Default)]
-pub(super) struct Intake {
+pub struct Intake {
     lanes: HashMap<NodeName, HashMap<Epoch, Lane>>,
 }
 
 impl Intake {
     /// Notes what is committed when the aggregator starts.
-    pub(super) fn restore(&mut self, node: &NodeName, epoch: Epoch, progress: Progress) {
+    pub fn restore(&mut self, node: &NodeName, epoch: Epoch, progress: Progress) {
         let lane = self.lane(node, epoch);
         lane.committed = progress.committed;
         lane.tail = progress.committed;
@@ -72,13 +76,31 @@ impl Intake {
     }
 
     /// The last committed number.
-    pub(super) fn committed(&self, node: &NodeName, epoch: Epoch) -> Seq {
+    pub fn committed(&self, node: &NodeName, epoch: Epoch) -> Seq {
         self.known(node, epoch).map_or(Seq::NONE, |lane| lane.committed)
+    }
+
+    /// The digest of the last committed frame.
+    pub fn committed_digest(&self, node: &NodeName, epoch: Epoch) -> Option<Digest> {
+        let lane = self.known(node, epoch)?;
+        lane.digest(lane.committed)
+    }
+
+    /// A session of this epoch begins.
+    pub fn open(&mut self, node: &NodeName, epoch: Epoch) {
+        if self.known(node, epoch).is_some() {
+            self.lane(node, epoch).contested = false;
+        }
+    }
+
+    /// Takes nothing more of this epoch until another session begins.
+    pub fn contest(&mut self, node: &NodeName, epoch: Epoch) {
+        self.lane(node, epoch).contested = true;
     }
 
     /// What a frame over `first..=last` with this digest is. A gap carries no readings, so one
     /// over a committed number has nothing to lose and is a copy whatever its bytes.
-    pub(super) fn place(
+    pub fn place(
         &self,
         node: &NodeName,
         epoch: Epoch,
@@ -92,7 +114,7 @@ impl Intake {
             return Place::Early;
         }
         if first > lane.tail {
-            return Place::Next;
+            return if lane.contested { Place::OtherBytes } else { Place::Next };
         }
         if last > lane.tail {
             return Place::Straddles;
@@ -106,7 +128,7 @@ impl Intake {
     }
 
     /// Remembers where this epoch's answers go now.
-    pub(super) fn answer_to(
+    pub fn answer_to(
         &mut self,
         node: &NodeName,
         epoch: Epoch,
@@ -116,28 +138,31 @@ impl Intake {
     }
 
     /// Where this epoch's answers go.
-    pub(super) fn answers(&self, node: &NodeName, epoch: Epoch) -> Option<&mpsc::Sender<Answer>> {
+    pub fn answers(&self, node: &NodeName, epoch: Epoch) -> Option<&mpsc::Sender<Answer>> {
         self.known(node, epoch)?.answer.as_ref()
     }
 
     /// Takes the next frame.
-    pub(super) fn accept(&mut self, node: &NodeName, epoch: Epoch, last: Seq, digest: Digest) {
+    pub fn accept(&mut self, node: &NodeName, epoch: Epoch, last: Seq, digest: Digest) {
         let lane = self.lane(node, epoch);
         lane.tail = last;
-        if lane.recent.len() == RECENT {
+        let committed = lane.committed;
+        while lane.recent.len() >= RECENT
+            && lane.recent.front().is_some_and(|(seq, _)| *seq < committed)
+        {
             lane.recent.pop_front();
         }
         lane.recent.push_back((last, digest));
     }
 
     /// Notes a commit.
-    pub(super) fn commit(&mut self, node: &NodeName, epoch: Epoch, last: Seq) {
+    pub fn commit(&mut self, node: &NodeName, epoch: Epoch, last: Seq) {
         let lane = self.lane(node, epoch);
         lane.committed = lane.committed.max(last);
     }
 
     /// Gives up `seq` and all after it: they may come again, with other bytes.
-    pub(super) fn give_up(&mut self, node: &NodeName, epoch: Epoch, seq: Seq) {
+    pub fn give_up(&mut self, node: &NodeName, epoch: Epoch, seq: Seq) {
         let lane = self.lane(node, epoch);
         lane.tail = Seq(seq.get().saturating_sub(1)).max(lane.committed);
         let tail = lane.tail;
@@ -192,6 +217,32 @@ mod tests {
         assert_eq!(gap(8, 9), Place::Next);
         assert_eq!(place(&intake, 7, 7, 9), Place::OtherBytes);
         assert_eq!(place(&intake, 3, 3, 9), Place::Committed(Seq(7)), "too old to tell");
+    }
+
+    #[test]
+    fn who_sends_other_bytes_must_not_go_on_in_this_session() {
+        let mut intake = Intake::default();
+        intake.accept(&node(), EPOCH, Seq(1), digest(1));
+        intake.contest(&node(), EPOCH);
+        assert_eq!(place(&intake, 2, 2, 2), Place::OtherBytes, "it builds on what was not taken");
+        assert_eq!(place(&intake, 1, 1, 1), Place::Pending);
+        intake.open(&node(), EPOCH);
+        assert_eq!(place(&intake, 2, 2, 2), Place::Next);
+    }
+
+    #[test]
+    fn digests_of_all_frames_on_their_way_are_kept() {
+        let mut intake = Intake::default();
+        intake.restore(&node(), EPOCH, Progress { committed: Seq(7), digest: digest(7) });
+        for seq in 8..=200 {
+            intake.accept(&node(), EPOCH, Seq(seq), digest(u8::try_from(seq).unwrap()));
+        }
+        assert_eq!(intake.committed_digest(&node(), EPOCH), Some(digest(7)));
+        assert_eq!(place(&intake, 9, 9, 99), Place::OtherBytes);
+        intake.commit(&node(), EPOCH, Seq(200));
+        intake.accept(&node(), EPOCH, Seq(201), digest(201));
+        assert_eq!(intake.committed_digest(&node(), EPOCH), Some(digest(200)));
+        assert_eq!(place(&intake, 9, 9, 99), Place::Committed(Seq(200)), "too old to tell");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 pub mod commit;
 mod decode;
-mod intake;
+pub mod intake;
 mod metrics;
 mod outbox;
 pub mod task;
@@ -51,6 +51,13 @@ pub enum Answer {
         /// How long to wait.
         retry_after_ms: u32,
     },
+    /// Never to be taken under this number, which another frame has.
+    OtherBytes {
+        /// The frame.
+        seq: Seq,
+        /// What is wrong, for a person.
+        reason: String,
+    },
     /// Never to be taken; the node replaces it by a `Gap`.
     Rejected {
         /// The frame.
@@ -67,6 +74,8 @@ pub struct Opened {
     pub store: StoreId,
     /// The last committed number of this (node, epoch), [`Seq::NONE`] for a new one.
     pub committed: Seq,
+    /// The digest of that frame, where there is one.
+    pub digest: Option<Digest>,
 }
 
 /// Why the pipeline takes nothing.

@@ -379,7 +379,9 @@ impl<S: Store> Pipeline<S> {
                     (Some(_), StoreState::Away(why)) => Err(PipelineError::StoreAway(why.clone())),
                     _ => {
                         let committed = self.intake.committed(&node, epoch);
-                        Ok(Opened { store: self.store, committed })
+                        let digest = self.intake.committed_digest(&node, epoch);
+                        self.intake.open(&node, epoch);
+                        Ok(Opened { store: self.store, committed, digest })
                     }
                 };
                 // The session may have gone meanwhile.
@@ -411,12 +413,14 @@ impl<S: Store> Pipeline<S> {
                         %node, %epoch, %seq,
                         "a frame with other bytes arrived under a number that is taken"
                     );
+                    self.intake.contest(node, *epoch);
                     let reason = OTHER_BYTES.to_owned();
-                    (FrameOutcome::OtherBytes, Some(Answer::Rejected { seq, reason }))
+                    (FrameOutcome::OtherBytes, Some(Answer::OtherBytes { seq, reason }))
                 }
                 Place::Straddles => {
+                    self.intake.contest(node, *epoch);
                     let reason = STRADDLES.to_owned();
-                    (FrameOutcome::OtherBytes, Some(Answer::Rejected { seq, reason }))
+                    (FrameOutcome::OtherBytes, Some(Answer::OtherBytes { seq, reason }))
                 }
             };
         self.metrics.frame(outcome);

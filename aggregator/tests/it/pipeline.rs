@@ -169,8 +169,11 @@ async fn other_bytes_under_a_number_are_refused() {
     world.send_flow(1, 0, 10).await;
     world.acknowledged(1).await;
     world.send_flow(1, 0, 11).await;
-    let Answer::Rejected { seq: Seq(1), reason } = world.answer().await else { panic!() };
+    let Answer::OtherBytes { seq: Seq(1), reason } = world.answer().await else { panic!() };
     assert!(reason.contains("cloned"), "{reason}");
+    // What follows builds on the frame that was not taken.
+    world.send_flow(2, 11, 12).await;
+    assert!(matches!(world.answer().await, Answer::OtherBytes { seq: Seq(2), .. }));
     assert_eq!(world.total(), counters(10));
 }
 

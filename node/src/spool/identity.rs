@@ -3,7 +3,8 @@
 //! One wire frame of the private kind [`IDENTITY`], so that its digest and version are checked
 //! like those of any frame; replaced as a whole. Body, little endian: layout u16, machine id 16
 //! bytes, folder inode u64, store (u8 flag, 16 bytes), number of epochs u16, then for each epoch,
-//! oldest first, the current one last: epoch 16 bytes, acknowledged u64.
+//! oldest first, the current one last: epoch 16 bytes, the epoch its files are named by 16 bytes
+//! (another one where it was renamed), acknowledged u64.
 //!
 //! The acknowledged numbers may lag behind (frames are then sent once more); they are written
 //! before any frame is deleted on their strength.
@@ -15,6 +16,7 @@ use wire::frame::{Frame, FrameError, Kind};
 
 use super::config::SpoolConfig;
 use super::disk::FolderInode;
+use super::log::Known;
 
 /// A machine's id (`/etc/machine-id`): a copied disk in another machine has another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -27,7 +29,7 @@ pub(super) const NAME: &str = "identity";
 pub const IDENTITY: Kind = Kind(0xff01);
 
 /// Layout of the body that this version writes.
-const LAYOUT: u16 = 1;
+const LAYOUT: u16 = 2;
 
 /// The identity file's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +38,8 @@ pub(super) struct Identity {
     pub(super) folder: FolderInode,
     /// The store that acknowledged frames of this spool.
     pub(super) store: Option<StoreId>,
-    /// Epochs and their acknowledged numbers: oldest first, the current one last.
-    pub(super) epochs: Vec<(Epoch, Seq)>,
+    /// Oldest first, the current one last.
+    pub(super) epochs: Vec<Known>,
 }
 
 /// Why an identity file cannot be used.
@@ -68,7 +70,7 @@ pub enum IdentityError {
 
 impl Identity {
     pub(super) fn encode(&self) -> Result<Frame, FrameError> {
-        let mut body = Vec::with_capacity(64 + 24 * self.epochs.len());
+        let mut body = Vec::with_capacity(64 + 40 * self.epochs.len());
         body.extend_from_slice(&LAYOUT.to_le_bytes());
         body.extend_from_slice(&self.machine.0);
         body.extend_from_slice(&self.folder.0.to_le_bytes());
@@ -76,8 +78,9 @@ impl Identity {
         body.extend_from_slice(&self.store.unwrap_or_default().0);
         let count = u16::try_from(self.epochs.len()).unwrap_or(u16::MAX);
         body.extend_from_slice(&count.to_le_bytes());
-        for (epoch, acked) in &self.epochs {
+        for Known { epoch, files, acked } in &self.epochs {
             body.extend_from_slice(&epoch.0);
+            body.extend_from_slice(&files.0);
             body.extend_from_slice(&acked.0.to_le_bytes());
         }
         Frame::new(IDENTITY, &body)
@@ -104,7 +107,9 @@ impl Identity {
         let mut epochs = Vec::with_capacity(count);
         for _ in 0..count {
             let epoch = Epoch(body.take()?);
-            epochs.push((epoch, Seq(u64::from_le_bytes(body.take()?))));
+            let files = Epoch(body.take()?);
+            let acked = Seq(u64::from_le_bytes(body.take()?));
+            epochs.push(Known { epoch, files, acked });
         }
         if !body.0.is_empty() {
             return Err(IdentityError::Malformed);
@@ -133,7 +138,10 @@ mod tests {
             machine: MachineId([1; 16]),
             folder: FolderInode(77),
             store: Some(StoreId([2; 16])),
-            epochs: vec![(Epoch([3; 16]), Seq(4)), (Epoch([5; 16]), Seq(6))],
+            epochs: vec![
+                Known { epoch: Epoch([3; 16]), files: Epoch([9; 16]), acked: Seq(4) },
+                Known::of(Epoch([5; 16]), Seq(6)),
+            ],
         }
     }
 

@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 use flow::{Epoch, Seq};
-use wire::frame::Frame;
+use wire::frame::{Digest, Frame};
 
 use super::disk::Disk;
 use super::name::Name;
@@ -39,8 +39,13 @@ struct GapFile {
 /// One epoch on disk.
 #[derive(Debug)]
 pub(super) struct EpochLog {
+    /// The name it is sent under.
     pub(super) epoch: Epoch,
+    /// The name its files have: another one where it was renamed.
+    pub(super) files: Epoch,
     pub(super) acked: Seq,
+    /// Others have taken some of its numbers: an acknowledgement says nothing about its frames.
+    pub(super) disputed: bool,
     segments: BTreeMap<u64, Segment>,
     /// Readable frames, in order, without overlap.
     slots: VecDeque<Slot>,
@@ -50,6 +55,24 @@ pub(super) struct EpochLog {
     dirty: bool,
     /// The number before the next one to be written, known otherwise than from `slots`.
     floor: Seq,
+}
+
+/// What the identity file knows of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// The name it is sent under.
+    pub(super) epoch: Epoch,
+    /// The name its files have.
+    pub(super) files: Epoch,
+    /// The last acknowledged number.
+    pub(super) acked: Seq,
+}
+
+impl Known {
+    /// An epoch that was never renamed.
+    pub(super) const fn of(epoch: Epoch, acked: Seq) -> Self {
+        Self { epoch, files: epoch, acked }
+    }
 }
 
 /// What loading an epoch found.
@@ -68,7 +91,9 @@ impl EpochLog {
     pub(super) fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            files: epoch,
             acked: Seq::NONE,
+            disputed: false,
             segments: BTreeMap::new(),
             slots: VecDeque::new(),
             gaps: BTreeMap::new(),
@@ -81,18 +106,17 @@ impl EpochLog {
     /// A segment that cannot be read is as one full of damage.
     pub(super) fn load<D: Disk>(
         disk: &mut D,
-        epoch: Epoch,
-        acked: Seq,
+        Known { epoch, files: named, acked }: Known,
         files: &[(Name, u64)],
         mut frame: impl FnMut(Span, &Frame),
     ) -> io::Result<(Self, Loaded)> {
-        let mut log = Self { acked, ..Self::new(epoch) };
+        let mut log = Self { acked, files: named, ..Self::new(epoch) };
         let mut loaded = Loaded::default();
         let mut segments: Vec<(u64, u64)> = Vec::new();
         for (name, len) in files {
             match *name {
-                Name::Segment(of, first) if of == epoch => segments.push((first.0, *len)),
-                Name::Gap(of, first) if of == epoch => {
+                Name::Segment(of, first) if of == named => segments.push((first.0, *len)),
+                Name::Gap(of, first) if of == named => {
                     loaded.damaged |= !log.load_gap(disk, first, *len)?;
                 }
                 _ => {}
@@ -107,7 +131,7 @@ impl EpochLog {
                 End::Torn(at) if Some(first) == newest => {
                     let at = at as u64;
                     loaded.torn_bytes += len - at;
-                    let name = Name::Segment(epoch, Seq(first)).to_string();
+                    let name = Name::Segment(named, Seq(first)).to_string();
                     disk.truncate(&name, at)?;
                     disk.sync(&name)?;
                     at
@@ -127,7 +151,7 @@ impl EpochLog {
     }
 
     fn load_gap<D: Disk>(&mut self, disk: &D, first: Seq, len: u64) -> io::Result<bool> {
-        let name = Name::Gap(self.epoch, first).to_string();
+        let name = Name::Gap(self.files, first).to_string();
         let Some(gap) = read_frame(disk, &name, 0, len)? else { return Ok(false) };
         match Span::of(&gap) {
             Ok(span) if span.first == first => {
@@ -146,7 +170,7 @@ impl EpochLog {
         loaded: &mut Loaded,
         frame: &mut impl FnMut(Span, &Frame),
     ) -> io::Result<End> {
-        let name = Name::Segment(self.epoch, Seq(first)).to_string();
+        let name = Name::Segment(self.files, Seq(first)).to_string();
         let Some(bytes) = read(disk, &name, 0, len)? else { return Ok(End::Damaged(0)) };
         let mut expected_offset = 0;
         let end = walk(&Bytes::from(bytes), |Found { span, offset, frame: found }| {
@@ -161,6 +185,11 @@ impl EpochLog {
             }
         });
         Ok(end)
+    }
+
+    /// What the identity file says of it.
+    pub(super) const fn known(&self) -> Known {
+        Known { epoch: self.epoch, files: self.files, acked: self.acked }
     }
 
     /// The last number that is readable or stood for by a gap, or known to have been given.
@@ -241,7 +270,7 @@ impl EpochLog {
             Some((first, len)) if len < segment_bytes => (first, len),
             _ => (next, 0),
         };
-        let name = Name::Segment(self.epoch, Seq(segment)).to_string();
+        let name = Name::Segment(self.files, Seq(segment)).to_string();
         if start == 0 {
             self.segments.insert(segment, Segment { len: 0, last: next });
         }
@@ -264,7 +293,7 @@ impl EpochLog {
     /// Cuts off what a failed append left.
     fn clean<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
         if let (true, Some((first, segment))) = (self.dirty, self.segments.last_key_value()) {
-            let name = Name::Segment(self.epoch, Seq(*first)).to_string();
+            let name = Name::Segment(self.files, Seq(*first)).to_string();
             if segment.len == 0 {
                 disk.remove(&name)?;
             } else {
@@ -281,7 +310,7 @@ impl EpochLog {
         let gap = self.gaps.range(..=seq.0).next_back().filter(|(_, gap)| gap.last >= seq.0);
         let frame = match gap {
             Some((first, gap)) => {
-                let name = Name::Gap(self.epoch, Seq(*first)).to_string();
+                let name = Name::Gap(self.files, Seq(*first)).to_string();
                 read_frame(disk, &name, 0, gap.len)?
             }
             None => self.read_spooled(disk, seq)?,
@@ -297,8 +326,13 @@ impl EpochLog {
         let Some(slot) = self.slots.get(place).filter(|slot| slot.span.first <= seq) else {
             return Ok(None);
         };
-        let name = Name::Segment(self.epoch, Seq(slot.segment)).to_string();
+        let name = Name::Segment(self.files, Seq(slot.segment)).to_string();
         read_frame(disk, &name, slot.offset, slot.len)
+    }
+
+    /// The digest of the frame that stands for `seq`; `None` where its bytes are lost.
+    pub(super) fn digest<D: Disk>(&self, disk: &D, seq: Seq) -> io::Result<Option<Digest>> {
+        Ok(self.read(disk, seq)?.map(|(_, frame)| frame.header.digest))
     }
 
     /// Whether `seq` is one of this epoch's numbers that are not acknowledged.
@@ -313,7 +347,7 @@ impl EpochLog {
         span: Span,
         frame: &Frame,
     ) -> io::Result<()> {
-        disk.write_atomic(&Name::Gap(self.epoch, span.first).to_string(), &frame.bytes)?;
+        disk.write_atomic(&Name::Gap(self.files, span.first).to_string(), &frame.bytes)?;
         let gap = GapFile { last: span.last.0, len: frame.bytes.len() as u64 };
         self.gaps.insert(span.first.0, gap);
         Ok(())
@@ -337,7 +371,7 @@ impl EpochLog {
                 break;
             }
             let (first, segment_last) = (*first, segment.last);
-            disk.remove(&Name::Segment(self.epoch, Seq(first)).to_string())?;
+            disk.remove(&Name::Segment(self.files, Seq(first)).to_string())?;
             self.segments.remove(&first);
             while self.slots.front().is_some_and(|slot| slot.segment == first) {
                 self.slots.pop_front();
@@ -350,7 +384,7 @@ impl EpochLog {
                 break;
             }
             let first = *first;
-            disk.remove(&Name::Gap(self.epoch, Seq(first)).to_string())?;
+            disk.remove(&Name::Gap(self.files, Seq(first)).to_string())?;
             self.gaps.remove(&first);
         }
         Ok(())
@@ -359,10 +393,10 @@ impl EpochLog {
     /// Removes all files of the epoch.
     pub(super) fn remove<D: Disk>(&self, disk: &mut D) -> io::Result<()> {
         for first in self.segments.keys() {
-            disk.remove(&Name::Segment(self.epoch, Seq(*first)).to_string())?;
+            disk.remove(&Name::Segment(self.files, Seq(*first)).to_string())?;
         }
         for first in self.gaps.keys() {
-            disk.remove(&Name::Gap(self.epoch, Seq(*first)).to_string())?;
+            disk.remove(&Name::Gap(self.files, Seq(*first)).to_string())?;
         }
         Ok(())
     }

@@ -52,6 +52,7 @@ use wire::frame::Frame;
 use wire::gap::{Gap, GapReason};
 
 pub use self::config::SpoolConfig;
+pub use self::epochs::FreshNames;
 pub use self::disk::{Disk, DiskError, FileDisk, FolderInode};
 pub use self::identity::MachineId;
 pub use self::memdisk::MemDisk;

@@ -14,7 +14,7 @@ use super::checkpoint;
 use super::config::SpoolConfig;
 use super::disk::{Disk, FolderInode, TEMPORARY};
 use super::identity::{self, Identity, IdentityError};
-use super::log::{EpochLog, Loaded};
+use super::log::{EpochLog, Known, Loaded};
 use super::name::Name;
 use super::rejected::Rejected;
 use super::report::{NewEpochReason, OpenReport, Restored, SpoolError, SpoolTotals};
@@ -92,12 +92,12 @@ impl Contents {
     }
 
     /// Epochs that have frames here and are not in the identity file.
-    fn orphans(&self) -> Vec<(Epoch, Seq)> {
+    fn orphans(&self) -> Vec<Known> {
         let known: BTreeSet<Epoch> =
-            self.identity.iter().flat_map(|i| &i.epochs).map(|(epoch, _)| *epoch).collect();
+            self.identity.iter().flat_map(|i| &i.epochs).map(|known| known.files).collect();
         let segments = self.files.iter().filter(|(name, _)| matches!(name, Name::Segment(..)));
         let found: BTreeSet<Epoch> = segments.map(|(name, _)| name.epoch()).collect();
-        found.difference(&known).map(|epoch| (*epoch, Seq::NONE)).collect()
+        found.difference(&known).map(|epoch| Known::of(*epoch, Seq::NONE)).collect()
     }
 
     fn newest_checkpoint(&self, epoch: Epoch) -> Option<(Seq, u64)> {
@@ -136,18 +136,18 @@ impl<D: Disk> Opening<D> {
     fn run(mut self, contents: Contents) -> Result<(Spool<D>, Restored), SpoolError> {
         let mut report = OpenReport { set_aside: self.aside.take(), ..OpenReport::default() };
         let mut drains = Vec::new();
-        for (epoch, acked) in contents.orphans() {
-            drains.push(self.load_drain(epoch, acked, &contents.files, &mut report)?);
+        for known in contents.orphans() {
+            drains.push(self.load_drain(known, &contents.files, &mut report)?);
         }
         let mut store = None;
         let mut current = None;
         if let Some(identity) = &contents.identity {
             store = identity.store;
-            if let Some(((epoch, acked), old)) = identity.epochs.split_last() {
-                for (epoch, acked) in old {
-                    drains.push(self.load_drain(*epoch, *acked, &contents.files, &mut report)?);
+            if let Some((known, old)) = identity.epochs.split_last() {
+                for old in old {
+                    drains.push(self.load_drain(*old, &contents.files, &mut report)?);
                 }
-                let mut found = self.load_current(*epoch, *acked, &contents)?;
+                let mut found = self.load_current(*known, &contents)?;
                 found.end = self.end_of_identity(identity).or(found.end);
                 current = Some(found);
             }
@@ -189,12 +189,11 @@ impl<D: Disk> Opening<D> {
 
     fn load_drain(
         &mut self,
-        epoch: Epoch,
-        acked: Seq,
+        known: Known,
         files: &[(Name, u64)],
         report: &mut OpenReport,
     ) -> Result<EpochLog, SpoolError> {
-        let (mut log, loaded) = EpochLog::load(&mut self.disk, epoch, acked, files, |_, _| {})
+        let (mut log, loaded) = EpochLog::load(&mut self.disk, known, files, |_, _| {})
             .map_err(SpoolError::disk("segments"))?;
         log.raise_floor(loaded.damaged_end.unwrap_or(Seq::NONE));
         report.torn_bytes += loaded.torn_bytes;
@@ -203,10 +202,10 @@ impl<D: Disk> Opening<D> {
 
     fn load_current(
         &mut self,
-        epoch: Epoch,
-        acked: Seq,
+        known: Known,
         contents: &Contents,
     ) -> Result<Found, SpoolError> {
+        let epoch = known.epoch;
         let checkpoint = contents.newest_checkpoint(epoch);
         let seed = self.context.seed;
         let read =
@@ -217,7 +216,7 @@ impl<D: Disk> Opening<D> {
         let mut undecodable = 0u64;
         let mut boot = None;
         let (mut log, loaded) =
-            EpochLog::load(&mut self.disk, epoch, acked, &contents.files, |span, frame| {
+            EpochLog::load(&mut self.disk, known, &contents.files, |span, frame| {
                 if frame.header.kind != Kind::BATCH {
                     return;
                 }

@@ -54,6 +54,13 @@ pub enum NewEpochReason {
         /// The frame this node would have written next.
         next: Seq,
     },
+    /// The aggregator has another frame under a number of this node's: its state folder, or its
+    /// machine, was rolled back, or a copy of it is running elsewhere.
+    #[error("the aggregator has another frame {seq} than this node: the node was rolled back")]
+    OtherBytes {
+        /// The number.
+        seq: Seq,
+    },
     /// The aggregator has lost frames that it acknowledged: its store was restored.
     #[error(
         "frame {acked} was acknowledged, the aggregator has {committed}: its store was restored"
@@ -83,6 +90,7 @@ impl NewEpochReason {
             Self::IdentityLost => "identity_lost",
             Self::SetAside => "set_aside",
             Self::RolledBack { .. } => "rolled_back",
+            Self::OtherBytes { .. } => "other_bytes",
             Self::StoreRestored { .. } => "store_restored",
             Self::OtherStore => "other_store",
         }
@@ -183,8 +191,9 @@ pub struct SpoolTotals {
     pub full: u64,
     /// Epochs begun.
     pub new_epochs: u64,
-    /// Frames never acknowledged whose numbers the aggregator had committed with other content.
-    pub overtaken: u64,
+    /// Frames sent under another epoch's name because the aggregator had other frames under
+    /// their numbers.
+    pub retold: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
 }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use wire::control::{Message, Nack, Ping, RefuseReason, Verdict, Welcome};
 
 use super::clock::{OffsetClock, Sample};
+use super::orders::Order;
 use super::welcome::judge;
 use super::window::Window;
 use crate::spool::{NewEpochReason, Span, SpoolView};
@@ -74,38 +75,6 @@ pub enum Step {
         /// By the node's boottime.
         until: BootNanos,
     },
-}
-
-/// What to do to the spool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// [`Spool::ack`](crate::spool::Spool::ack).
-    Ack {
-        /// The epoch.
-        epoch: Epoch,
-        /// Everything up to this number.
-        seq: Seq,
-    },
-    /// [`Spool::reject`](crate::spool::Spool::reject).
-    Reject {
-        /// The epoch.
-        epoch: Epoch,
-        /// The frame.
-        seq: Seq,
-        /// Why, for a person.
-        reason: String,
-    },
-    /// [`Spool::remember_store`](crate::spool::Spool::remember_store).
-    Remember(StoreId),
-    /// [`Spool::forgotten`](crate::spool::Spool::forgotten).
-    Forgotten {
-        /// The epoch, which is being drained.
-        epoch: Epoch,
-        /// What the store has of it.
-        committed: Seq,
-    },
-    /// [`Spool::new_epoch`](crate::spool::Spool::new_epoch); the flow table forgets its baselines.
-    NewEpoch(NewEpochReason),
 }
 
 /// Why a session, or an attempt at one, ended.
@@ -438,7 +407,7 @@ impl Live {
                     });
                 }
                 self.window.acknowledged(ack.seq);
-                Ok(vec![Order::Ack { epoch, seq: ack.seq }])
+                Ok(vec![Order::Ack { epoch, seq: ack.seq, digest: None }])
             }
             Message::Nack(nack) => self.nack(now, nack, view, totals),
             Message::Pong(_) => Ok(Vec::new()),
@@ -458,9 +427,16 @@ impl Live {
         view: &SpoolView,
         totals: &mut UplinkTotals,
     ) -> Result<Vec<Order>, Ended> {
+        let taken = nack.is_other_bytes();
         let Nack { seq, verdict, .. } = nack;
         if seq <= view.sending.acked || !self.window.was_sent(seq) {
             return Ok(Vec::new());
+        }
+        if taken {
+            // The epoch ends with this order, and the session with the epoch.
+            totals.nacks_reject += 1;
+            let (epoch, reason) = (self.window.epoch, NewEpochReason::OtherBytes { seq });
+            return Ok(vec![Order::Overtaken { epoch, reason }]);
         }
         let (pause, orders) = match verdict {
             Verdict::RetryAfter(ms) => {

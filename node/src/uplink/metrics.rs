@@ -64,8 +64,8 @@ pub struct UplinkMetrics {
     pub spool_rejected: Counter,
     /// Writes that found no room.
     pub spool_full: Counter,
-    /// Frames whose numbers the aggregator had committed with other content.
-    pub spool_overtaken: Counter,
+    /// Frames told again under another epoch's name.
+    pub spool_retold: Counter,
     /// New epochs, by reason.
     pub spool_epochs: Family<ReasonLabel, Counter>,
     /// Checkpoints written.
@@ -108,8 +108,8 @@ impl UplinkMetrics {
         let help = "Frames the aggregator rejected";
         spool.register("rejected_frames", help, self.spool_rejected.clone());
         spool.register("full", "Writes that found no room", self.spool_full.clone());
-        let help = "Frames whose numbers were committed with other content (node rolled back)";
-        spool.register("overtaken_frames", help, self.spool_overtaken.clone());
+        let help = "Frames told under another epoch's name, theirs being taken (node rolled back)";
+        spool.register("retold_frames", help, self.spool_retold.clone());
         spool.register("epochs", "New epochs, by reason", self.spool_epochs.clone());
         spool.register("checkpoints", "Checkpoints written", self.spool_checkpoints.clone());
     }
@@ -150,7 +150,7 @@ impl UplinkMetrics {
         catch_up(&self.spool_unreadable, totals.unreadable);
         catch_up(&self.spool_rejected, totals.rejected);
         catch_up(&self.spool_full, totals.full);
-        catch_up(&self.spool_overtaken, totals.overtaken);
+        catch_up(&self.spool_retold, totals.retold);
         catch_up(&self.spool_checkpoints, totals.checkpoints);
     }
 

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod core;
 pub mod error;
 pub mod metrics;
+pub mod orders;
 pub mod owner;
 pub mod quic;
 pub mod task;
@@ -16,7 +17,8 @@ mod welcome;
 mod window;
 
 pub use self::clock::OffsetClock;
-pub use self::core::{Ended, Order, Step, Uplink, UplinkConfig, UplinkTotals};
+pub use self::core::{Ended, Step, Uplink, UplinkConfig, UplinkTotals};
 pub use self::error::SessionError;
 pub use self::metrics::UplinkMetrics;
+pub use self::orders::{Means, Order, obey};
 pub use self::owner::{SpoolGone, SpoolHandle};

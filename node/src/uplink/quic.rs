@@ -17,11 +17,12 @@ use quinn::{
 use wire::control::{Hello, Message};
 use wire::frame::{Frame, FrameError, HEADER_LEN, Header};
 
-use super::core::{Ended, Order, Step, Uplink};
+use super::core::{Ended, Step, Uplink};
 use super::error::SessionError;
 use super::metrics::UplinkMetrics;
+use super::orders::{Means, Order, obey};
 use super::owner::{SpoolGone, SpoolHandle};
-use crate::spool::{Disk, NewEpochReason, SpoolView, Stored};
+use crate::spool::{Disk, FreshNames, NewEpochReason, SpoolView, Stored};
 
 /// Who this node says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,22 +253,16 @@ async fn carry_out<D: Disk + 'static>(
 ) -> Result<(), SessionError> {
     let (now, wall) = (session.clock.boot(), session.clock.wall());
     for order in orders {
-        let begun = if let Order::NewEpoch(reason) = &order { Some(reason.clone()) } else { None };
-        let fresh = Epoch(rand::random());
-        let done = session.spool.call(move |spool| match order {
-            Order::Ack { epoch, seq } => spool.ack(epoch, seq),
-            Order::Reject { epoch, seq, reason } => spool.reject(epoch, seq, &reason, wall),
-            Order::Remember(store) => spool.remember_store(store),
-            Order::Forgotten { epoch, committed } => spool.forgotten(epoch, committed, wall),
-            Order::NewEpoch(reason) => spool.new_epoch(&reason, fresh, now),
-        });
-        match done.await? {
+        let fresh = FreshNames { current: Epoch(rand::random()), drain: Epoch(rand::random()) };
+        let means = Means { fresh, now, wall };
+        let done = session.spool.call(move |spool| obey(spool, order, &means));
+        let begun = match done.await? {
             Err(error) if error.is_full() => {
                 tracing::debug!(%error, "the spool could not write what the aggregator told it");
                 continue;
             }
             done => done?,
-        }
+        };
         if let Some(reason) = begun {
             session.metrics.new_epoch(&reason);
             (session.new_epoch)(&reason);

@@ -2,8 +2,10 @@
 
 use flow::{Seq, StoreId};
 use wire::control::Welcome;
+use wire::frame::Digest;
 
-use super::core::{Ended, Order};
+use super::core::Ended;
+use super::orders::Order;
 use crate::spool::{EpochView, NewEpochReason, SpoolView};
 
 /// How a session goes on after its `Welcome`.
@@ -24,9 +26,9 @@ pub(super) fn judge(
     let found = welcome.store;
     match view.store {
         Some(known) if known != found => other_store(known, found, accept_new_store),
-        Some(_) => Ok(progress(welcome.committed, &view.sending)),
+        Some(_) => Ok(progress(welcome, &view.sending)),
         None => {
-            let mut greeted = progress(welcome.committed, &view.sending);
+            let mut greeted = progress(welcome, &view.sending);
             greeted.orders.insert(0, Order::Remember(found));
             Ok(greeted)
         }
@@ -42,19 +44,17 @@ fn other_store(known: StoreId, found: StoreId, accept: bool) -> Result<Greeted, 
     Ok(Greeted { orders, after: None })
 }
 
-fn progress(committed: Seq, sending: &EpochView) -> Greeted {
+fn progress(welcome: &Welcome, sending: &EpochView) -> Greeted {
+    let committed = welcome.committed;
+    let digest: Option<Digest> = welcome.committed_digest();
     let EpochView { epoch, acked, next, current } = *sending;
     if committed >= next {
-        let order = if current {
-            Order::NewEpoch(NewEpochReason::RolledBack { committed, next })
-        } else {
-            // All of a drained epoch's numbers are taken: there is nothing to be sent.
-            Order::Ack { epoch, seq: Seq(next.0.saturating_sub(1)) }
-        };
-        return Greeted { orders: vec![order], after: None };
+        // What waits was written after the rollback, perhaps under numbers that were taken then.
+        let reason = NewEpochReason::RolledBack { committed, next };
+        return Greeted { orders: vec![Order::Overtaken { epoch, reason }], after: None };
     }
     if committed >= acked {
-        let news = (committed > acked).then_some(Order::Ack { epoch, seq: committed });
+        let news = (committed > acked).then_some(Order::Ack { epoch, seq: committed, digest });
         return Greeted { orders: news.into_iter().collect(), after: Some(committed) };
     }
     let forgotten = Order::Forgotten { epoch, committed };

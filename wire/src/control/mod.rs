@@ -12,10 +12,18 @@ use thiserror::Error;
 use self::shape::{HelloV1, NackV1, PingV1, PongV1, RefusedV1, SeqV1, WelcomeV1};
 use crate::codec::{self, CodecError};
 use crate::field::{self, FieldError};
-use crate::frame::{Frame, FrameError, Kind};
+use crate::frame::{Digest, Frame, FrameError, Kind};
 
 /// Fields that later versions add, by tag; unknown tags are ignored.
 pub type Extensions = Vec<(u16, Vec<u8>)>;
+
+/// Tag of a [`Digest`]: in a [`Welcome`] that of the frame committed under
+/// [`Welcome::committed`], 32 bytes.
+const COMMITTED_DIGEST: u16 = 1;
+
+/// Tag of an empty extension: in a [`Nack`] it says that the number is taken by a frame with
+/// other bytes.
+const OTHER_BYTES: u16 = 1;
 
 /// A node's first message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +228,44 @@ pub enum ControlError {
     /// The frame cannot be made.
     #[error("a control message cannot be framed")]
     Frame(#[from] FrameError),
+}
+
+impl Welcome {
+    /// Adds the digest of the frame that is committed under [`Welcome::committed`], so that a
+    /// node that was rolled back sees that its own frame of that number is another one.
+    #[must_use]
+    pub fn with_committed_digest(mut self, digest: Option<Digest>) -> Self {
+        self.extensions.retain(|(tag, _)| *tag != COMMITTED_DIGEST);
+        if let Some(Digest(digest)) = digest {
+            self.extensions.push((COMMITTED_DIGEST, digest.to_vec()));
+        }
+        self
+    }
+
+    /// The digest of the frame that is committed under [`Welcome::committed`]; `None` where
+    /// there is none, or an older aggregator does not say.
+    #[must_use]
+    pub fn committed_digest(&self) -> Option<Digest> {
+        let (_, bytes) = self.extensions.iter().find(|(tag, _)| *tag == COMMITTED_DIGEST)?;
+        bytes.as_slice().try_into().ok().map(Digest)
+    }
+}
+
+impl Nack {
+    /// A rejection because the number is taken, committed or about to be, by other bytes. An
+    /// older node sets the frame aside as it does any rejected one.
+    #[must_use]
+    pub fn other_bytes(seq: Seq, reason: String) -> Self {
+        let extensions = vec![(OTHER_BYTES, Vec::new())];
+        Self { seq, verdict: Verdict::Reject(reason), extensions }
+    }
+
+    /// Whether the number is taken by other bytes: see [`Nack::other_bytes`].
+    #[must_use]
+    pub fn is_other_bytes(&self) -> bool {
+        let tagged = self.extensions.iter().any(|(tag, _)| *tag == OTHER_BYTES);
+        tagged && matches!(self.verdict, Verdict::Reject(_))
+    }
 }
 
 impl Message {

@@ -259,6 +259,7 @@ pub(crate) fn gap() -> impl Strategy<Value = Gap> {
         GapReason::Unreadable,
         GapReason::Forgotten,
         GapReason::DroppedEnds,
+        GapReason::Renamed,
     ];
     let range = (1..u64::MAX / 2, number().prop_map(|n| n / 2));
     let reason = proptest::sample::select(REASONS);

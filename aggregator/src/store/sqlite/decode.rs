@@ -337,6 +337,7 @@ pub(super) fn gap_row(row: &SqliteRow) -> Result<GapRow, StoreError> {
         2 => GapReason::Unreadable,
         3 => GapReason::Forgotten,
         4 => GapReason::DroppedEnds,
+        5 => GapReason::Renamed,
         other => return Err(StoreError::Corrupt(format!("a gap for reason {other}"))),
     };
     Ok(GapRow {

@@ -150,6 +150,7 @@ async fn pretend(
                 let opened = known.map(|known| Opened {
                     store: STORE,
                     committed: committed(known).unwrap_or(Seq::NONE),
+                    digest: None,
                 });
                 let _ = reply.send(opened);
             }

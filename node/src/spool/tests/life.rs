@@ -1,10 +1,12 @@
 //! A spool's ordinary life, and the extraordinary ones an aggregator tells it of.
 
 use flow::{Counters, FlowNo};
+use wire::frame::Frame;
 use wire::gap::{Gap, GapReason};
 
 use super::kit::*;
 use crate::spool::*;
+use crate::uplink::{Means, Order, obey};
 
 #[test]
 fn frames_come_back_until_they_are_acknowledged() {
@@ -147,16 +149,88 @@ fn a_clone_drains_under_the_old_name_and_goes_on_under_a_new_one() {
     }
 }
 
+fn names(n: u8) -> FreshNames {
+    FreshNames { current: epoch(n), drain: epoch(n + 1) }
+}
+
+/// What waits, as (epoch, first number, what it is).
+fn told(spool: &mut Spool<MemDisk>) -> Vec<(Epoch, u64, Frame)> {
+    sendable(spool).into_iter().map(|((of, first), stored)| (of, first, stored.frame)).collect()
+}
+
 #[test]
-fn a_rolled_back_node_gives_its_numbers_up() {
+fn what_a_rolled_back_node_has_is_told_under_another_name() {
     let disk = MemDisk::new();
     let (mut spool, _) = open(&disk, 1);
-    spool.append(spool.epoch(), &[history(1)]).unwrap();
-    let reason = NewEpochReason::RolledBack { committed: Seq(5), next: Seq(2) };
-    spool.new_epoch(&reason, epoch(2), BootNanos(0)).unwrap();
-    let view = spool.view();
-    assert_eq!((view.drains, view.waiting, view.totals.overtaken), (0, 0, 1));
-    assert_eq!(open(&disk, 3).0.epoch(), epoch(2));
+    (1..=6).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
+    spool.ack(epoch(1), Seq(4)).unwrap();
+    assert!(spool.agrees(epoch(1), Seq(6), Some(history(6).header.digest)).unwrap());
+    assert!(!spool.agrees(epoch(1), Seq(6), Some(history(9).header.digest)).unwrap());
+    assert!(spool.agrees(epoch(1), Seq(4), Some(history(9).header.digest)).unwrap(), "settled");
+    spool.overtaken(epoch(1), names(2), BootNanos(0), WALL).unwrap();
+    assert_eq!((spool.epoch(), spool.view().totals.retold), (epoch(2), 2));
+    spool.append(epoch(2), &[history(1)]).unwrap();
+    for mut spool in [spool, open(&disk, 5).0] {
+        let sending = spool.view().sending;
+        assert_eq!((sending.epoch, sending.acked, sending.next), (epoch(3), Seq(0), Seq(7)));
+        let frames = told(&mut spool);
+        let gap = Gap::decode(&frames[0].2).unwrap();
+        assert_eq!((gap.first, gap.last, gap.reason), (Seq(1), Seq(4), GapReason::Renamed));
+        let rest = frames[1..].iter().map(|(of, n, frame)| (*of, *n, frame.clone()));
+        let same = [(epoch(2), 1), (epoch(3), 5), (epoch(3), 6)];
+        let mut rest: Vec<_> = rest.collect();
+        rest.sort_unstable_by_key(|(of, n, _)| (*of, *n));
+        assert_eq!(rest, same.map(|(of, n)| (of, n, history(n))));
+        spool.ack(epoch(3), Seq(6)).unwrap();
+        assert_eq!((spool.view().drains, spool.view().waiting), (0, 1));
+    }
+}
+
+#[test]
+fn a_rollback_noticed_on_a_full_disk_loses_nothing_to_later_acknowledgements() {
+    let disk = MemDisk::new();
+    let (mut spool, _) = open(&disk, 1);
+    (1..=3).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
+    disk.set_capacity(Some(0));
+    let means = Means { fresh: names(2), now: BootNanos(0), wall: WALL };
+    let reason = NewEpochReason::OtherBytes { seq: Seq(2) };
+    let overtaken = Order::Overtaken { epoch: epoch(1), reason };
+    assert!(obey(&mut spool, overtaken, &means).unwrap_err().is_full());
+    let ack = || Order::Ack { epoch: epoch(1), seq: Seq(3), digest: None };
+    assert!(obey(&mut spool, ack(), &means).unwrap_err().is_full());
+    assert_eq!(spool.view().waiting, 3);
+    disk.set_capacity(None);
+    let begun = obey(&mut spool, ack(), &means).unwrap();
+    assert_eq!(begun, Some(NewEpochReason::OtherBytes { seq: Seq(3) }));
+    assert_eq!(told(&mut spool), [1, 2, 3].map(|n| (epoch(3), n, history(n))));
+}
+
+#[test]
+fn a_crash_while_an_epoch_is_renamed_loses_nothing() {
+    let (mut old_name, mut new_name) = (0, 0);
+    for step in 0..40 {
+        let disk = MemDisk::new();
+        let (mut spool, _) = open(&disk, 1);
+        (1..=6).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
+        spool.ack(epoch(1), Seq(4)).unwrap();
+        drop(spool);
+        let (mut spool, _) = open(&disk, 1);
+        let acked = spool.view().sending.acked;
+        disk.stop_after(step);
+        let done = spool.overtaken(epoch(1), names(2), BootNanos(0), WALL);
+        disk.crash(step);
+        let (mut spool, _) = open(&disk, 7);
+        let frames = told(&mut spool);
+        for n in acked.0 + 1..=6 {
+            let found = frames.iter().find(|(_, of, _)| *of == n);
+            let (of, _, frame) = found.unwrap_or_else(|| panic!("step {step}: frame {n}"));
+            assert_eq!(*frame, history(n), "step {step}");
+            assert!(done.is_err() || *of == epoch(3), "step {step}");
+            old_name += u32::from(*of == epoch(1));
+            new_name += u32::from(*of == epoch(3));
+        }
+    }
+    assert!(old_name > 0 && new_name > 0, "{old_name} {new_name}");
 }
 
 #[test]
@@ -167,7 +241,7 @@ fn a_restored_store_gets_what_is_here_and_gaps_for_what_is_not() {
     spool.ack(epoch(1), Seq(5)).unwrap();
     spool.checkpoint(spool.epoch(), &baselines_after(4), FlowNo(8), BootNanos(0)).unwrap();
     let reason = NewEpochReason::StoreRestored { committed: Seq(1), acked: Seq(5) };
-    spool.new_epoch(&reason, epoch(2), BootNanos(0)).unwrap();
+    spool.new_epoch(epoch(2), BootNanos(0)).unwrap();
     spool.forgotten(epoch(1), Seq(1), WALL).unwrap();
     for mut spool in [spool, open(&disk, 3).0] {
         let sending = spool.view().sending;
@@ -318,7 +392,7 @@ fn frames_and_baselines_of_an_epoch_given_up_are_refused() {
     let (mut spool, _) = open(&disk, 1);
     spool.append(epoch(1), &[history(1)]).unwrap();
     spool.checkpoint_begin(epoch(1)).unwrap();
-    spool.new_epoch(&NewEpochReason::OtherStore, epoch(2), BootNanos(0)).unwrap();
+    spool.new_epoch(epoch(2), BootNanos(0)).unwrap();
     let refused = [
         spool.append(epoch(1), &[history(1)]),
         spool.checkpoint_add(&baselines_after(1)),

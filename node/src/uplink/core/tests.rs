@@ -77,7 +77,7 @@ fn sending_begins_after_what_is_committed_and_stops_at_the_window() {
     let spool = view(2, 40);
     let orders = greet(&mut core, now, &spool, welcome(1, 5));
     let remember = Order::Remember(StoreId([1; 16]));
-    assert_eq!(orders, [remember, Order::Ack { epoch: epoch(1), seq: Seq(5) }]);
+    assert_eq!(orders, [remember, Order::Ack { epoch: epoch(1), seq: Seq(5), digest: None }]);
     assert!(core.is_connected());
     let spool = view(5, 40);
     assert_eq!(sends(&mut core, now, &spool), (6..=21).collect::<Vec<_>>());
@@ -85,7 +85,7 @@ fn sending_begins_after_what_is_committed_and_stops_at_the_window() {
     assert_eq!(core.message(now, received(9), &spool), []);
     assert_eq!(sends(&mut core, now, &spool), [22]);
     let orders = core.message(now, ack(12), &spool);
-    assert_eq!(orders, [Order::Ack { epoch: epoch(1), seq: Seq(12) }]);
+    assert_eq!(orders, [Order::Ack { epoch: epoch(1), seq: Seq(12), digest: None }]);
     assert_eq!(sends(&mut core, now, &view(12, 40)), [23, 24, 25, 26, 27, 28]);
     assert_eq!(core.totals().resent, 0);
 }
@@ -147,14 +147,15 @@ fn a_store_behind_or_ahead_ends_the_epoch() {
     let store = Some(StoreId([1; 16]));
     let (committed, acked, next) = (Seq(1), Seq(3), Seq(9));
     let restored = NewEpochReason::StoreRestored { committed, acked };
-    let rolled_back = NewEpochReason::RolledBack { committed: Seq(9), next };
+    let reason = NewEpochReason::RolledBack { committed: Seq(9), next };
+    let overtaken = Order::Overtaken { epoch: epoch(1), reason };
     let forgotten = Order::Forgotten { epoch: epoch(1), committed };
     let cases = [
         (true, 1, vec![Order::NewEpoch(restored), forgotten.clone()], false),
-        (true, 9, vec![Order::NewEpoch(rolled_back)], false),
-        (true, 8, vec![Order::Ack { epoch: epoch(1), seq: Seq(8) }], true),
+        (true, 9, vec![overtaken.clone()], false),
+        (true, 8, vec![Order::Ack { epoch: epoch(1), seq: Seq(8), digest: None }], true),
         (false, 1, vec![forgotten], true),
-        (false, 9, vec![Order::Ack { epoch: epoch(1), seq: Seq(8) }], false),
+        (false, 9, vec![overtaken], false),
     ];
     for (current, committed, expected, live) in cases {
         let mut spool = SpoolView { store, ..view(3, 9) };
