@@ -107,7 +107,7 @@ impl FlowTable {
         if let Some(counters) = reading.counters {
             slot.flags = slot.flags.without(RecordFlags::UNCOUNTED);
             let absorbed = slot.absorb_last(counters);
-            self.tallies.stats.counter_resets += u64::from(absorbed.reset);
+            self.tallies.stats.resets += u64::from(absorbed.reset);
         }
         // Not before the last reading: what it grew by since may have come right after that.
         slot.grown = match stop {

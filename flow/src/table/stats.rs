@@ -29,7 +29,7 @@ pub struct TableStats {
     /// Ends dropped because too many waited.
     pub ends_dropped: u64,
     /// Times the counters of a living entry were zeroed by somebody.
-    pub counter_resets: u64,
+    pub resets: u64,
     /// Entries that took the key of one that the table still held as live.
     pub changed_births: u64,
     /// Entries that a complete sweep had missed and a later one found.

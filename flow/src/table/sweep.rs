@@ -151,7 +151,7 @@ impl FlowTable {
         if let Some(counters) = reading.counters {
             slot.flags = slot.flags.without(RecordFlags::UNCOUNTED);
             let absorbed = slot.absorb(counters);
-            self.tallies.stats.counter_resets += u64::from(absorbed.reset);
+            self.tallies.stats.resets += u64::from(absorbed.reset);
             if absorbed.grew {
                 slot.grown = at;
             }

@@ -52,7 +52,7 @@ table_gauges! {
     ended_unseen: "Entries closed because no end came, since start",
     ends_late: "Ends that came after their entry had been closed, since start",
     ends_dropped: "Ends dropped because too many waited, since start",
-    counter_resets: "Times counters of a living entry were zeroed by somebody, since start",
+    resets: "Times counters of a living entry were zeroed by somebody, since start",
     changed_births: "Entries that took the key of one still held as live, since start",
     reappeared: "Entries that a complete sweep missed and a later one found, since start",
     sweeps_complete: "Complete sweeps of all namespaces, since start",

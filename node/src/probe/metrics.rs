@@ -1,6 +1,7 @@
 //! Numbers of the probe and its source.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,7 +26,7 @@ pub struct ProbeMetrics {
     /// Messages that the aggregation did not take because it has stopped.
     pub unheard: Counter,
     /// Length of the last sweep.
-    pub sweep_nanoseconds: Gauge,
+    pub sweep_seconds: Gauge<f64, AtomicU64>,
     /// What the source says of itself.
     pub source: SourceMetrics,
     last: Mutex<SourceHealth>,
@@ -41,7 +42,7 @@ impl ProbeMetrics {
         r.register("sweeps_partial", "Sweeps not read to their end", self.sweeps_partial.clone());
         r.register("failures", "Calls to the source that failed", self.failures.clone());
         r.register("unheard", "Messages not taken by a stopped aggregation", self.unheard.clone());
-        r.register("sweep_nanoseconds", "Length of the last sweep", self.sweep_nanoseconds.clone());
+        r.register("sweep_seconds", "Length of the last sweep", self.sweep_seconds.clone());
         self.source.register(registry);
     }
 
@@ -52,8 +53,7 @@ impl ProbeMetrics {
             false => &self.sweeps_partial,
         };
         kind.inc();
-        let length = report.end.since(report.begin).as_nanos();
-        self.sweep_nanoseconds.set(i64::try_from(length).unwrap_or(i64::MAX));
+        self.sweep_seconds.set(report.end.since(report.begin).as_secs_f64());
         self.source.swept(report);
     }
 
