@@ -209,7 +209,10 @@ impl Running {
         self.intake.open(&node, epoch);
         let reorder = Reorder::new(committed, ReorderLimits::default());
         let boot = hello.boot;
-        self.sessions.insert(connection, Session { node, epoch, boot, clock: None, reorder, submitted: false });
+        self.sessions.insert(
+            connection,
+            Session { node, epoch, boot, clock: None, reorder, submitted: false },
+        );
         let welcome = Welcome {
             store: self.committer.store_id(),
             committed,

@@ -11,7 +11,9 @@ use flow::{BootNanos, EntryId, Epoch, NetnsId, NodeName, RecordFlags, Seq, UnixN
 use node::aggregation::feed::IntervalEnd;
 use node::aggregation::{Aggregation, AggregationConfig, CloseError, Closing, Room};
 use node::source::{Event, SourceHealth, SweepChunk, SweepReport, Timed};
-use node::spool::{FreshNames, MachineId, MemDisk, OpenContext, Restored, Spool, SpoolConfig, SpoolError};
+use node::spool::{
+    FreshNames, MachineId, MemDisk, OpenContext, Restored, Spool, SpoolConfig, SpoolError,
+};
 use node::uplink::{Means, Order, Uplink, UplinkConfig};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -79,8 +81,7 @@ impl Host {
         let uplink = Uplink::new(UplinkConfig::default(), boot);
         self.kernel.listen();
         let undurable = Vec::new();
-        let life =
-            Life { aggregation, spool, uplink, connection: None, intervals: 0, undurable };
+        let life = Life { aggregation, spool, uplink, connection: None, intervals: 0, undurable };
         self.life = Some(life);
         Ok(())
     }
@@ -261,7 +262,8 @@ type Close = fn(&mut Aggregation, &Room) -> Result<Option<Closing>, CloseError>;
 /// A frame's number, and the entries whose end it carries.
 fn ends_in(frame: &Frame) -> (Seq, Vec<EntryId>) {
     if frame.header.kind != Kind::BATCH {
-        return wire::gap::Gap::decode(frame).map_or((Seq::NONE, Vec::new()), |g| (g.last, Vec::new()));
+        return wire::gap::Gap::decode(frame)
+            .map_or((Seq::NONE, Vec::new()), |g| (g.last, Vec::new()));
     }
     let Ok((header, records)) = wire::batch::decode(frame) else { return (Seq::NONE, Vec::new()) };
     let end = |flags: RecordFlags| flags.has(RecordFlags::END) && !flags.has(RecordFlags::UNSEEN);

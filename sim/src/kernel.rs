@@ -59,7 +59,13 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// A freshly booted host. `wall_error` is in nanoseconds; with `timestamps` off entries have
     /// no start stamp.
-    pub(crate) fn new(host: u8, now: UnixNanos, wall_error: i64, timestamps: bool, rng: &mut SmallRng) -> Self {
+    pub(crate) fn new(
+        host: u8,
+        now: UnixNanos,
+        wall_error: i64,
+        timestamps: bool,
+        rng: &mut SmallRng,
+    ) -> Self {
         Self {
             host,
             boot: BootId(rng.random()),
@@ -102,11 +108,6 @@ impl Kernel {
     /// Live entries.
     pub(crate) fn len(&self) -> usize {
         self.live.len()
-    }
-
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.live.is_empty()
     }
 
     /// A node's event socket opens: from now on ends are kept for it.

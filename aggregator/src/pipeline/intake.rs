@@ -128,12 +128,7 @@ impl Intake {
     }
 
     /// Remembers where this epoch's answers go now.
-    pub fn answer_to(
-        &mut self,
-        node: &NodeName,
-        epoch: Epoch,
-        answer: mpsc::Sender<Answer>,
-    ) {
+    pub fn answer_to(&mut self, node: &NodeName, epoch: Epoch, answer: mpsc::Sender<Answer>) {
         self.lane(node, epoch).answer = Some(answer);
     }
 

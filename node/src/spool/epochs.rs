@@ -44,11 +44,7 @@ impl<D: Disk> Spool<D> {
     /// # Errors
     /// When the identity could not be written, or too many epochs wait to be drained: the old
     /// epoch then goes on.
-    pub fn new_epoch(
-        &mut self,
-        fresh: Epoch,
-        now: BootNanos,
-    ) -> Result<(), SpoolError> {
+    pub fn new_epoch(&mut self, fresh: Epoch, now: BootNanos) -> Result<(), SpoolError> {
         if self.drains.len() + 2 > SpoolConfig::MAX_EPOCHS {
             return Err(SpoolError::Epochs { drains: self.drains.len() });
         }
@@ -82,7 +78,12 @@ impl<D: Disk> Spool<D> {
     ///
     /// # Errors
     /// When reading failed in a way that may pass.
-    pub fn agrees(&self, epoch: Epoch, seq: Seq, digest: Option<Digest>) -> Result<bool, SpoolError> {
+    pub fn agrees(
+        &self,
+        epoch: Epoch,
+        seq: Seq,
+        digest: Option<Digest>,
+    ) -> Result<bool, SpoolError> {
         let Some(log) = self.log(epoch).filter(|log| log.is_waiting(seq)) else { return Ok(true) };
         if log.disputed {
             return Ok(false);
@@ -170,12 +171,7 @@ impl<D: Disk> Spool<D> {
             machine: self.machine,
             folder: self.folder,
             store: self.store,
-            epochs: self
-                .drains
-                .iter()
-                .chain([&self.current])
-                .map(EpochLog::known)
-                .collect(),
+            epochs: self.drains.iter().chain([&self.current]).map(EpochLog::known).collect(),
         };
         let frame = identity.encode().map_err(|error| SpoolError::Encode {
             what: "the identity file",

@@ -52,8 +52,8 @@ use wire::frame::Frame;
 use wire::gap::{Gap, GapReason};
 
 pub use self::config::SpoolConfig;
-pub use self::epochs::FreshNames;
 pub use self::disk::{Disk, DiskError, FileDisk, FolderInode};
+pub use self::epochs::FreshNames;
 pub use self::identity::MachineId;
 pub use self::memdisk::MemDisk;
 pub use self::report::{

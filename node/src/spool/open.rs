@@ -200,11 +200,7 @@ impl<D: Disk> Opening<D> {
         Ok(log)
     }
 
-    fn load_current(
-        &mut self,
-        known: Known,
-        contents: &Contents,
-    ) -> Result<Found, SpoolError> {
+    fn load_current(&mut self, known: Known, contents: &Contents) -> Result<Found, SpoolError> {
         let epoch = known.epoch;
         let checkpoint = contents.newest_checkpoint(epoch);
         let seed = self.context.seed;
