@@ -16,6 +16,7 @@ mod ingest;
 mod pipeline;
 #[cfg(test)]
 mod program;
+#[cfg(test)]
 mod rows;
 #[cfg(test)]
 mod store_conformance;
