@@ -240,7 +240,6 @@ fn a_restored_store_gets_what_is_here_and_gaps_for_what_is_not() {
     (1..=6).for_each(|n| spool.append(spool.epoch(), &[history(n)]).unwrap());
     spool.ack(epoch(1), Seq(5)).unwrap();
     spool.checkpoint(spool.epoch(), &baselines_after(4), FlowNo(8), BootNanos(0)).unwrap();
-    let reason = NewEpochReason::StoreRestored { committed: Seq(1), acked: Seq(5) };
     spool.new_epoch(epoch(2), BootNanos(0)).unwrap();
     spool.forgotten(epoch(1), Seq(1), WALL).unwrap();
     for mut spool in [spool, open(&disk, 3).0] {
