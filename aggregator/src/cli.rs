@@ -39,10 +39,14 @@ pub struct Cli {
 /// How to run.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Where nodes connect, UDP [default: [::]:4433]
-    ///
-    /// [env: CONNTRACCT_LISTEN]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// Where nodes connect, UDP.
+    // Spelled out because rustdoc takes the default for a link.
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        help = "Where nodes connect, UDP [default: [::]:4433]",
+        long_help = "Where nodes connect, UDP [default: [::]:4433]\n\n[env: CONNTRACCT_LISTEN]"
+    )]
     pub listen: Option<String>,
 
     /// Where metrics and health are served, or off [default: 127.0.0.1:8080]

@@ -76,7 +76,9 @@ fn clippy() -> Result<()> {
 fn documentation() -> Result<()> {
     let mut command = cargo(["doc", "--locked", "--workspace", "--no-deps"]);
     command.args(["--document-private-items", "--profile", CI_PROFILE]);
-    workspace::run(command.env("RUSTDOCFLAGS", "-D warnings"))
+    // Private items are documented too, so that links to them lead somewhere.
+    let flags = "-D warnings -A rustdoc::private-intra-doc-links";
+    workspace::run(command.env("RUSTDOCFLAGS", flags))
 }
 
 /// Runs all tests, with nextest where it is installed. Gives the line that sums them up, so that

@@ -2,7 +2,7 @@
 //! not depend on each other.
 //!
 //! `lab kernel` needs no product: it proves that the two witnesses (conntrack's own events and
-//! nftables' counters) agree. [`counts`] adds the product, [`kill`] destroys parts of it.
+//! nftables' counters) agree. [`counts`] adds the product, [`mod@kill`] destroys parts of it.
 
 pub(crate) mod capture;
 mod kernel;
