@@ -220,7 +220,7 @@ impl World {
             self.happened.note(Kind::CommitFault);
         }
         if self.chance(faults.away) {
-            self.centre.store.leave_unanswered(self.rng.random_range(1..5));
+            self.centre.store.leave_unanswered(self.rng.random_range(1..60));
             self.happened.note(Kind::StoreAway);
         }
         if self.chance(faults.kill_centre) && self.centre.is_up() {

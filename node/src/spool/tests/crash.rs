@@ -39,7 +39,6 @@ fn live(disk: &MemDisk, done: &mut Confirmed) -> Result<(), SpoolError> {
     done.acked.insert(epoch(1), 5);
     spool.ack(epoch(1), Seq(5))?;
     spool.checkpoint(spool.epoch(), &baselines_after(9), FlowNo(11), BootNanos(0))?;
-    let reason = NewEpochReason::StoreRestored { committed: Seq(1), acked: Seq(5) };
     spool.new_epoch(epoch(2), BootNanos(0))?;
     append(&mut spool, 1..=2)?;
     done.acked.insert(epoch(1), 9);
