@@ -1,7 +1,7 @@
 //! The aggregator of the simulation: sessions, order, counting and commits by its own cores, on a
 //! store in memory that fails when it is told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -15,20 +15,28 @@ use aggregator::pipeline::intake::{Intake, Place};
 use aggregator::store::model::ModelStore;
 use aggregator::store::row::WriterToken;
 use flow::clock::SessionClock;
-use flow::{BootId, ClockOffset, Epoch, NodeName, Seq, UnixNanos};
+use flow::{
+    BootId, ClockOffset, Counters, EntryId, Epoch, NodeName, Record, RecordFlags, Seq, UnixNanos,
+};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use wire::control::{
     Ack, Hello, Message, Nack, Ping, Pong, Received, RefuseReason, Refused, Verdict, Welcome,
 };
-use wire::frame::Kind;
+use wire::frame::{Digest, Kind};
 use wire::gap::Gap;
 
 /// Something said on a connection.
 pub(crate) type Said = (u64, Message);
 
-/// One (node, epoch) is committed up to a number.
-pub(crate) type Committed = (NodeName, Epoch, Seq);
+/// A reading that arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivered {
+    pub(crate) entry: EntryId,
+    pub(crate) cum: Counters,
+    /// Its end, and somebody saw it.
+    pub(crate) ended: bool,
+}
 
 struct Session {
     node: NodeName,
@@ -55,11 +63,13 @@ pub(crate) struct Centre {
     running: Option<Running>,
     zero: Instant,
     begun: UnixNanos,
+    /// What the batches said that ever arrived, by digest.
+    delivered: HashMap<[u8; 32], Vec<Delivered>>,
 }
 
 impl Centre {
     pub(crate) fn new(store: ModelStore, begun: UnixNanos) -> Self {
-        Self { store, running: None, zero: Instant::now(), begun }
+        Self { store, running: None, zero: Instant::now(), begun, delivered: HashMap::new() }
     }
 
     pub(crate) const fn is_up(&self) -> bool {
@@ -143,6 +153,11 @@ impl Centre {
         let Some(running) = &mut self.running else { return Vec::new() };
         let Some(session) = running.sessions.get_mut(&connection) else { return Vec::new() };
         let Some(frame) = decode(session, frame, now) else { return Vec::new() };
+        if let Body::Batch { records, .. } = &frame.body {
+            self.delivered
+                .entry(frame.digest.0)
+                .or_insert_with(|| records.iter().map(Delivered::of).collect());
+        }
         let (first, last) = (frame.first, frame.last);
         let say = |seq| Message::Received(Received { seq, extensions: Vec::new() });
         let mut answers = vec![(connection, say(last))];
@@ -160,17 +175,31 @@ impl Centre {
         answers
     }
 
-    /// Counts and commits what has arrived. Answers, what is committed now, and whether the
-    /// process must end.
-    pub(crate) fn cycle(&mut self, now: UnixNanos) -> (Vec<Said>, Vec<Committed>, bool) {
-        let Some(running) = &mut self.running else { return (Vec::new(), Vec::new(), false) };
-        let (mut said, mut committed) = (running.collect(), Vec::new());
+    /// What a batch said that arrived.
+    pub(crate) fn delivered(&self, digest: &Digest) -> Option<&[Delivered]> {
+        self.delivered.get(&digest.0).map(Vec::as_slice)
+    }
+
+    /// Transactions committed.
+    pub(crate) fn commits(&self) -> u64 {
+        self.store.with_contents(|contents| contents.commits)
+    }
+
+    /// Whether it has sent a COMMIT and does not know what became of it.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.committer.is_in_doubt())
+    }
+
+    /// Counts and commits what has arrived. Answers, and whether the process must end.
+    pub(crate) fn cycle(&mut self, now: UnixNanos) -> (Vec<Said>, bool) {
+        let Some(running) = &mut self.running else { return (Vec::new(), false) };
+        let mut said = running.collect();
         let stopped = ready(running.committer.run(&mut running.work));
         for done in std::mem::take(&mut running.work.done) {
-            running.tell(done, &mut said, &mut committed);
+            running.tell(done, &mut said);
         }
         running.committer.evict(now);
-        (said, committed, matches!(stopped, Err(Stop::Fatal(_))))
+        (said, matches!(stopped, Err(Stop::Fatal(_))))
     }
 
     /// Frames taken and not committed.
@@ -178,6 +207,14 @@ impl Centre {
         let Some(running) = &self.running else { return 0 };
         let waiting = running.sessions.values().map(|session| session.reorder.waiting());
         running.work.todo.len() + waiting.sum::<usize>()
+    }
+}
+
+impl Delivered {
+    fn of(record: &Record) -> Self {
+        let seen = !record.flags.has(RecordFlags::UNSEEN);
+        let ended = record.flags.has(RecordFlags::END) && seen;
+        Self { entry: record.entry(), cum: record.cum, ended }
     }
 }
 
@@ -261,7 +298,7 @@ impl Running {
         said
     }
 
-    fn tell(&mut self, done: Done, said: &mut Vec<Said>, committed: &mut Vec<Committed>) {
+    fn tell(&mut self, done: Done, said: &mut Vec<Said>) {
         let (node, epoch, seq) = match &done {
             Done::Committed { node, epoch, last } => (node, *epoch, *last),
             Done::Rejected { node, epoch, seq, .. } | Done::Later { node, epoch, seq } => {
@@ -278,10 +315,7 @@ impl Running {
         };
         let session = self.sessions.iter_mut().find(|(_, session)| of(session));
         let answer = match &done {
-            Done::Committed { .. } => {
-                committed.push((node.clone(), epoch, seq));
-                ack(seq)
-            }
+            Done::Committed { .. } => ack(seq),
             Done::Later { .. } => later(seq),
             Done::Rejected { reason, .. } => {
                 let verdict = Verdict::Reject(reason.clone());

@@ -1,26 +1,30 @@
 //! A gateway of the simulation: a kernel model, a disk, and at times a node process on them.
 //!
 //! The process is made of the node's own cores: aggregation with its flow table, spool, uplink.
-//! What a life of it read but had not made durable when it died is noted, because nobody can
-//! know it any more.
+//! Beside it stand the books that a world is judged by: which ends are in frames that became
+//! durable and were not lost with a disk, and why others are not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flow::record::ClockPair;
 use flow::{BootNanos, EntryId, Epoch, NetnsId, NodeName, RecordFlags, Seq, UnixNanos};
 use node::aggregation::feed::IntervalEnd;
 use node::aggregation::{Aggregation, AggregationConfig, CloseError, Closing, Room};
 use node::source::{Event, SourceHealth, SweepChunk, SweepReport, Timed};
+use node::spool::memdisk::Snapshot;
 use node::spool::{
-    FreshNames, MachineId, MemDisk, OpenContext, Restored, Spool, SpoolConfig, SpoolError,
+    FreshNames, MachineId, MemDisk, NewEpochReason, OpenContext, Restored, Spool, SpoolConfig,
+    SpoolError,
 };
 use node::uplink::{Means, Order, Uplink, UplinkConfig};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use wire::control::Hello;
-use wire::frame::{Frame, Kind};
+use wire::frame::{Digest, Frame, Kind as FrameKind};
+use wire::gap::{Gap, GapReason};
 
-use crate::kernel::{Kernel, NETNS};
+use crate::kernel::{Kernel, NETNS, Truth};
+use crate::outcome::{Happened, Kind};
 
 /// The node process's state: all of it is gone when it dies.
 pub(crate) struct Life {
@@ -30,9 +34,31 @@ pub(crate) struct Life {
     /// The connection it has or is trying to get.
     pub(crate) connection: Option<u64>,
     intervals: u64,
+    /// When the sweep began that is under way.
+    sweep: Option<UnixNanos>,
     /// Ends that were read and are not in a durable frame.
     undurable: Vec<EntryId>,
 }
+
+/// What a gap tells of dropped ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DropsTold {
+    pub(crate) seq: Seq,
+    pub(crate) at: UnixNanos,
+    pub(crate) flows: u64,
+    pub(crate) lost: [u64; 4],
+}
+
+/// What matters of a durable frame.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    /// Entries whose end, seen, it carries.
+    ends: Vec<EntryId>,
+    drops: Option<DropsTold>,
+}
+
+/// Durable frames by digest.
+type Frames = BTreeMap<[u8; 32], Kept>;
 
 /// A gateway.
 pub(crate) struct Host {
@@ -41,9 +67,28 @@ pub(crate) struct Host {
     pub(crate) disk: MemDisk,
     pub(crate) machine: MachineId,
     pub(crate) life: Option<Life>,
+    /// It died for good, with its disk.
+    pub(crate) gone: bool,
+    /// Its disk is full until then.
+    pub(crate) full_until: Option<UnixNanos>,
+    /// It reaches nobody until then.
+    pub(crate) cut_off_until: Option<UnixNanos>,
+    pub(crate) happened: Happened,
     spool_config: SpoolConfig,
-    /// Entries whose end is in a frame that is durable here and not known to be committed.
-    ends: BTreeMap<(Epoch, Seq), Vec<EntryId>>,
+    aggregation_config: AggregationConfig,
+    snapshot: Option<(Snapshot, Frames)>,
+    /// Frames that became durable on this disk, or were on it when it was copied, committed or
+    /// not.
+    kept: Frames,
+    /// Ends that need not be in any frame.
+    excused: BTreeSet<EntryId>,
+    /// The ends in `kept`, once the books are closed.
+    kept_ends: BTreeSet<EntryId>,
+    /// Flows that tables dropped and took for told, and flows that durable gaps told of.
+    told: u64,
+    told_by_gaps: u64,
+    /// Ends that the last life read and that are neither durable nor dropped.
+    unaccounted: u64,
 }
 
 /// The process cannot go on: its disk stopped answering in the middle of something.
@@ -55,10 +100,44 @@ impl Host {
         name: NodeName,
         kernel: Kernel,
         spool_config: SpoolConfig,
+        aggregation_config: AggregationConfig,
         rng: &mut SmallRng,
     ) -> Self {
-        let (disk, machine) = (MemDisk::new(), MachineId(rng.random()));
-        Self { name, kernel, disk, machine, life: None, spool_config, ends: BTreeMap::new() }
+        Self {
+            name,
+            kernel,
+            disk: MemDisk::new(),
+            machine: MachineId(rng.random()),
+            life: None,
+            gone: false,
+            full_until: None,
+            cut_off_until: None,
+            happened: Happened::default(),
+            spool_config,
+            aggregation_config,
+            snapshot: None,
+            kept: Frames::new(),
+            excused: BTreeSet::new(),
+            kept_ends: BTreeSet::new(),
+            told: 0,
+            told_by_gaps: 0,
+            unaccounted: 0,
+        }
+    }
+
+    /// Another host of this name, with a copy of the disk, that boots now.
+    pub(crate) fn twin(
+        &self,
+        number: u8,
+        machine: MachineId,
+        disk: MemDisk,
+        now: UnixNanos,
+        rng: &mut SmallRng,
+    ) -> Self {
+        let kernel = Kernel::new(number, now, 0, rng.random(), rng);
+        let (spool, aggregation) = (self.spool_config, self.aggregation_config);
+        let twin = Self::new(self.name.clone(), kernel, spool, aggregation, rng);
+        Self { machine, disk, kept: self.kept.clone(), ..twin }
     }
 
     /// Starts the node, if its disk lets it.
@@ -73,16 +152,24 @@ impl Host {
             seed: rng.random(),
         };
         let opened = Spool::open(self.disk.clone(), context, self.spool_config);
-        let (spool, Restored { baselines, report }) = opened.map_err(|_stopped| Died)?;
-        let goes_on = report.new_epoch.is_none();
-        let restored = goes_on.then(|| (spool.epoch(), baselines, context.now));
-        let config = AggregationConfig::default();
+        let (spool, Restored { baselines, report }) = match opened {
+            Ok(opened) => opened,
+            // It starts when there is room again.
+            Err(error) if error.is_full() => {
+                self.happened.note(Kind::DiskFull);
+                return Ok(());
+            }
+            Err(_stopped) => return Err(Died),
+        };
+        let baselines = report.new_epoch.is_none().then_some(baselines);
+        let restored = baselines.map(|baselines| (spool.epoch(), baselines, context.now));
+        let config = self.aggregation_config;
         let aggregation = Aggregation::new(config, boot, restored, rng.random());
         let uplink = Uplink::new(UplinkConfig::default(), boot);
         self.kernel.listen();
-        let undurable = Vec::new();
-        let life = Life { aggregation, spool, uplink, connection: None, intervals: 0, undurable };
-        self.life = Some(life);
+        let (connection, intervals, sweep, undurable) = (None, 0, None, Vec::new());
+        self.life =
+            Some(Life { aggregation, spool, uplink, connection, intervals, sweep, undurable });
         Ok(())
     }
 
@@ -90,27 +177,97 @@ impl Host {
     pub(crate) fn kill(&mut self, rng: &mut SmallRng) {
         self.kernel.deaf();
         if let Some(life) = self.life.take() {
-            for entry in life.undurable {
-                self.kernel.forget_end(&entry);
-            }
+            self.settle_drops(&life);
+            self.excused.extend(life.undurable);
         }
         self.disk.crash(rng.random());
     }
 
-    /// What is on the disk and not committed is lost: a wiped or rolled-back state folder.
-    pub(crate) fn lose_uncommitted(&mut self) {
-        for entry in std::mem::take(&mut self.ends).into_values().flatten() {
-            self.kernel.forget_end(&entry);
+    fn settle_drops(&mut self, life: &Life) {
+        let table = life.aggregation.table();
+        let (dropped, untold) = (table.stats().ends_dropped, table.dropped_ends().flows);
+        self.happened.add(Kind::EndsDropped, dropped);
+        self.happened.add(Kind::Retold, life.spool.view().totals.retold);
+        self.told += dropped - untold;
+    }
+
+    /// Nothing happens any more: the last life's books are added to the others.
+    pub(crate) fn close_books(&mut self) {
+        self.kept_ends = self.kept.values().flat_map(|kept| kept.ends.iter().copied()).collect();
+        let Some(life) = self.life.take() else { return };
+        self.settle_drops(&life);
+        let dropped = life.aggregation.table().stats().ends_dropped;
+        self.unaccounted = (life.undurable.len() as u64).abs_diff(dropped);
+        self.excused.extend(life.undurable);
+    }
+
+    /// Whether a frame with this entry's end became durable here and was not lost.
+    pub(crate) fn keeps_end(&self, entry: &EntryId) -> bool {
+        self.kept_ends.contains(entry)
+    }
+
+    /// Whether this entry's end need not be in a frame.
+    pub(crate) fn is_excused(&self, entry: &EntryId, truth: &Truth) -> bool {
+        truth.unheard || self.excused.contains(entry)
+    }
+
+    /// Dropped ends: what the tables took for told, and what durable gaps said; and how many ends
+    /// the last life can account for by neither frames nor drops.
+    pub(crate) const fn drops(&self) -> (u64, u64, u64) {
+        (self.told, self.told_by_gaps, self.unaccounted)
+    }
+
+    /// What gaps told that were not lost with a disk.
+    pub(crate) fn kept_drops(&self) -> impl Iterator<Item = &DropsTold> {
+        self.kept.values().filter_map(|kept| kept.drops.as_ref())
+    }
+
+    /// Somebody makes a backup of the state folder.
+    pub(crate) fn take_snapshot(&mut self) {
+        self.snapshot = Some((self.disk.snapshot(), self.kept.clone()));
+    }
+
+    pub(crate) const fn has_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// The state folder is put back to the last backup.
+    pub(crate) fn roll_back(&mut self) {
+        if let Some((snapshot, kept)) = self.snapshot.clone() {
+            self.disk.restore(&snapshot);
+            self.lose_all_but(kept);
         }
     }
 
-    /// A frame of this node was committed.
-    pub(crate) fn committed(&mut self, epoch: Epoch, through: Seq) {
-        self.ends.retain(|(of, seq), _| *of != epoch || *seq > through);
+    /// The state folder is wiped.
+    pub(crate) fn wipe(&mut self) {
+        self.disk = MemDisk::new();
+        self.snapshot = None;
+        self.lose_all_but(Frames::new());
+    }
+
+    /// The host dies for good, with its disk.
+    pub(crate) fn go(&mut self) {
+        self.gone = true;
+        self.wipe();
+    }
+
+    /// The disk goes on in another machine, in another folder.
+    pub(crate) fn move_to(&mut self, machine: MachineId, disk: MemDisk) {
+        (self.machine, self.disk, self.snapshot) = (machine, disk, None);
+    }
+
+    fn lose_all_but(&mut self, kept: Frames) {
+        let lost = std::mem::replace(&mut self.kept, kept);
+        let lost = lost.into_iter().filter(|(digest, _)| !self.kept.contains_key(digest));
+        self.excused.extend(lost.flat_map(|(_, frame)| frame.ends));
     }
 
     /// The node reads its events.
     pub(crate) fn drain(&mut self, now: UnixNanos, most: usize) -> Result<(), Died> {
+        if self.life.is_none() {
+            return Ok(());
+        }
         let events = self.kernel.read_events(now, most);
         let (boot, clock) = (self.kernel.boot(), self.clock(now));
         let Some(life) = &mut self.life else { return Ok(()) };
@@ -128,10 +285,16 @@ impl Host {
         Ok(())
     }
 
+    /// When the sweep began that is under way, which ends now.
+    pub(crate) fn sweep_begun(&mut self) -> Option<UnixNanos> {
+        self.life.as_mut()?.sweep.take()
+    }
+
     /// A sweep begins: the rest of it are calls of [`Host::sweep_some`].
     pub(crate) fn sweep_begin(&mut self, now: UnixNanos) {
         let begin = self.kernel.boottime(now);
         if let Some(life) = &mut self.life {
+            life.sweep = Some(now);
             life.aggregation.sweep_begin(begin);
         }
     }
@@ -188,13 +351,22 @@ impl Host {
         let Ok(Some(closing)) = close(&mut life.aggregation, &room) else { return Ok(()) };
         match life.spool.append(closing.epoch, &closing.frames) {
             Ok(()) => {}
-            Err(SpoolError::Full { .. } | SpoolError::NoSpace { .. }) => return Ok(()),
+            Err(SpoolError::Full { .. }) => return Ok(()),
+            Err(SpoolError::NoSpace { .. }) => {
+                self.happened.note(Kind::DiskFull);
+                return Ok(());
+            }
             Err(_stopped) => return Err(Died),
         }
         for frame in &closing.frames {
-            let (seq, ended) = ends_in(frame);
-            life.undurable.retain(|entry| !ended.contains(entry));
-            self.ends.insert((closing.epoch, seq), ended);
+            let kept = kept_of(frame);
+            life.undurable.retain(|entry| !kept.ends.contains(entry));
+            if let Some(drops) = &kept.drops {
+                self.told_by_gaps += drops.flows;
+                self.happened.note(Kind::DropsTold);
+            }
+            let Digest(digest) = frame.header.digest;
+            self.kept.insert(digest, kept);
         }
         life.aggregation.durable(closing);
         Ok(())
@@ -248,7 +420,16 @@ impl Host {
             let fresh = FreshNames { current: Epoch(rng.random()), drain: Epoch(rng.random()) };
             let means = Means { fresh, now: boot, wall };
             match node::uplink::obey(&mut life.spool, order, &means) {
-                Ok(_) | Err(SpoolError::Full { .. } | SpoolError::NoSpace { .. }) => {}
+                Ok(begun) => match begun {
+                    Some(NewEpochReason::RolledBack { .. }) => {
+                        self.happened.note(Kind::FoundAhead);
+                    }
+                    Some(NewEpochReason::OtherBytes { .. }) => {
+                        self.happened.note(Kind::FoundOtherBytes);
+                    }
+                    _ => {}
+                },
+                Err(error) if error.is_full() => self.happened.note(Kind::DiskFull),
                 Err(_stopped) => return Err(Died),
             }
         }
@@ -259,14 +440,25 @@ impl Host {
 /// How an aggregation closes.
 type Close = fn(&mut Aggregation, &Room) -> Result<Option<Closing>, CloseError>;
 
-/// A frame's number, and the entries whose end it carries.
-fn ends_in(frame: &Frame) -> (Seq, Vec<EntryId>) {
-    if frame.header.kind != Kind::BATCH {
-        return wire::gap::Gap::decode(frame)
-            .map_or((Seq::NONE, Vec::new()), |g| (g.last, Vec::new()));
+/// What matters of a frame.
+fn kept_of(frame: &Frame) -> Kept {
+    if frame.header.kind == FrameKind::GAP {
+        let gap = Gap::decode(frame).ok().filter(|gap| gap.reason == GapReason::DroppedEnds);
+        let drops = gap.map(|gap| DropsTold {
+            seq: gap.first,
+            at: gap.at,
+            flows: gap.flows,
+            lost: gap.lost.components(),
+        });
+        return Kept { ends: Vec::new(), drops };
     }
-    let Ok((header, records)) = wire::batch::decode(frame) else { return (Seq::NONE, Vec::new()) };
-    let end = |flags: RecordFlags| flags.has(RecordFlags::END) && !flags.has(RecordFlags::UNSEEN);
-    let ended = records.iter().filter(|record| end(record.flags)).map(flow::Record::entry);
-    (header.seq, ended.collect())
+    let seen = |flags: RecordFlags| flags.has(RecordFlags::END) && !flags.has(RecordFlags::UNSEEN);
+    let (_, records) = wire::batch::decode(frame).unwrap_or_else(|error| unreadable(&error));
+    let ended = records.iter().filter(|record| seen(record.flags)).map(flow::Record::entry);
+    Kept { ends: ended.collect(), drops: None }
+}
+
+#[expect(clippy::panic, reason = "a node that spools what cannot be decoded is what is looked for")]
+fn unreadable<T>(error: &wire::batch::BatchError) -> T {
+    panic!("a node has spooled a batch that cannot be decoded: {error}")
 }

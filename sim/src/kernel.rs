@@ -26,8 +26,8 @@ pub(crate) struct Truth {
     pub zeroed: bool,
     /// It has ended.
     pub ended: bool,
-    /// Its end was handed to a node that was alive.
-    pub end_seen: bool,
+    /// No living node was handed its end.
+    pub unheard: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -122,15 +122,8 @@ impl Kernel {
             if let Event::End(reading) = timed.event
                 && let Some(truth) = self.truth.get_mut(&identity(&reading, self.boot))
             {
-                truth.end_seen = false;
+                truth.unheard = true;
             }
-        }
-    }
-
-    /// The node that read this entry's end died before it was durable, or its disk was lost.
-    pub(crate) fn forget_end(&mut self, entry: &EntryId) {
-        if let Some(truth) = self.truth.get_mut(entry) {
-            truth.end_seen = false;
         }
     }
 
@@ -167,7 +160,7 @@ impl Kernel {
         let fresh = orig.proto == Proto::TCP && rng.random_bool(0.9);
         let mut entry =
             Live { id, reply, kernel_id: self.next_id, start, fresh, counters: Counters::ZERO };
-        let truth = Truth { passed: Counters::ZERO, zeroed: false, ended: false, end_seen: false };
+        let truth = Truth { passed: Counters::ZERO, zeroed: false, ended: false, unheard: false };
         self.truth.insert(id, truth);
         if self.listening {
             let event = Event::New(Reading { counters: None, start: 0, ..reading(&entry, 0) });
@@ -220,7 +213,7 @@ impl Kernel {
     fn bury(&mut self, entry: &Live, now: UnixNanos) {
         let Some(truth) = self.truth.get_mut(&entry.id) else { return };
         truth.ended = true;
-        truth.end_seen = self.listening;
+        truth.unheard = !self.listening;
         if self.listening {
             let stop = match self.timestamps {
                 true => u64::try_from(self.wall(now).get()).unwrap_or(0),
@@ -237,7 +230,7 @@ impl Kernel {
         for entry in std::mem::take(&mut self.live) {
             if let Some(truth) = self.truth.get_mut(&entry.id) {
                 truth.ended = true;
-                truth.end_seen = false;
+                truth.unheard = true;
             }
         }
         self.boot = BootId(rng.random());

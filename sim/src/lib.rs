@@ -4,13 +4,30 @@
 //! uplink, the centre runs the aggregator's sessions, order, counting and commit. What is modelled
 //! is the world around them: kernels, disks, the network, the database. One seed decides
 //! everything; a violation prints it.
+//!
+//! What must hold when a world has healed and settled:
+//! - What is stored of an entry is the highest reading in the frames that were committed, and
+//!   never more than passed through the kernel.
+//! - It is exactly what passed, for every entry that still lives, and for every ended one whose
+//!   end stands in a frame that became durable and was not lost with its disk.
+//! - An end that a node has read is in such a frame, unless that life of the node died before, the
+//!   table dropped it, or the disk was lost.
+//! - Every drop is told by a gap, and the gaps add up to what was dropped.
+//! - Nothing waits for ever.
+//!
+//! Entries whose counters somebody zeroed are held to the first of these only.
 
 mod centre;
 mod host;
+mod judge;
 mod kernel;
+mod network;
+mod outcome;
+mod trouble;
 mod world;
 
-pub use world::{Faults, Outcome, Violation, World};
+pub use outcome::{Happened, Kind, Outcome, Violation};
+pub use world::World;
 
 /// Seconds of trouble in a world.
 pub const TROUBLE_SECONDS: u32 = 300;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use conntracct_sim::{Outcome, TROUBLE_SECONDS, World};
+use conntracct_sim::{Kind, Outcome, TROUBLE_SECONDS, World};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -41,7 +41,13 @@ fn run(first: u64, worlds: u64) -> ExitCode {
         }
     }
     let seconds = begun.elapsed().as_secs_f64().max(0.001);
-    let Outcome { entries, exact, bounded, commits, rows } = total;
+    if std::io::stderr().is_terminal() {
+        let _gone = write!(std::io::stderr(), "\r\x1b[K");
+    }
+    let Outcome { entries, exact, bounded, commits, rows, happened } = &total;
+    for kind in Kind::ALL {
+        say(&format!("{:>9} {kind:?}", happened.times(kind)));
+    }
     say(&format!(
         "{worlds} worlds from seed {first} in {seconds:.1} s: {entries} entries, {exact} exact, \
          {bounded} bounded, {commits} commits, {rows} rows; {failed} violations"

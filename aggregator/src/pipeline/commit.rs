@@ -146,6 +146,12 @@ impl<S: Store> Committer<S> {
         &self.counter
     }
 
+    /// Whether there is a COMMIT whose outcome is not known.
+    #[must_use]
+    pub const fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
     /// Metrics of counting, to be registered once.
     #[must_use]
     pub const fn metrics(&self) -> &CountMetrics {

@@ -25,6 +25,10 @@ pub enum Fault {
     LostCommit,
     /// The answer to COMMIT is lost: everything is written, and the caller cannot know.
     KeptCommit,
+    /// As [`Fault::LostCommit`], and the question what became of it gets no answer either.
+    LostAndSilent,
+    /// As [`Fault::KeptCommit`], and the question what became of it gets no answer either.
+    KeptAndSilent,
 }
 
 /// Everything the model holds, for tests to look at.
@@ -127,11 +131,15 @@ impl State {
         check_values(set)?;
         self.check_progress(set)?;
         self.check_unique(set)?;
-        match self.commit_faults.pop_front() {
-            Some(Fault::LostCommit) => {
+        let fault = self.commit_faults.pop_front();
+        if matches!(fault, Some(Fault::LostAndSilent | Fault::KeptAndSilent)) {
+            self.away = self.away.max(1);
+        }
+        match fault {
+            Some(Fault::LostCommit | Fault::LostAndSilent) => {
                 return Err(CommitError::Unknown("the model store lost the commit".to_owned()));
             }
-            Some(Fault::KeptCommit) => {
+            Some(Fault::KeptCommit | Fault::KeptAndSilent) => {
                 self.apply(set);
                 return Err(CommitError::Unknown("the model store lost the answer".to_owned()));
             }

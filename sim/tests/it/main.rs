@@ -2,5 +2,4 @@
 
 extern crate conntracct_sim as sim;
 
-#[cfg(test)]
 mod worlds;

@@ -374,3 +374,38 @@ impl Message {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(message: Message) -> Message {
+        Message::decode(&message.encode().unwrap()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn extensions_of_this_version_travel_and_others_do_not_disturb() {
+        let welcome = Welcome {
+            store: StoreId([1; 16]),
+            committed: Seq(3),
+            max_unreceived: 16,
+            max_frame: 1,
+            time: UnixNanos(5),
+            extensions: vec![(9, vec![1])],
+        };
+        assert_eq!(welcome.committed_digest(), None);
+        let digest = Some(Digest([7; 32]));
+        let told = welcome.clone().with_committed_digest(digest).with_committed_digest(digest);
+        let Message::Welcome(heard) = round_trip(Message::Welcome(told)) else { panic!() };
+        assert_eq!((heard.committed_digest(), heard.extensions.len()), (digest, 2));
+        let short = Welcome { extensions: vec![(COMMITTED_DIGEST, vec![7; 31])], ..welcome };
+        assert_eq!(short.committed_digest(), None, "what has not 32 bytes is no digest");
+
+        let taken = Nack::other_bytes(Seq(4), "taken".into());
+        let Message::Nack(heard) = round_trip(Message::Nack(taken.clone())) else { panic!() };
+        assert!(heard.is_other_bytes() && heard == taken);
+        let verdict = Verdict::RetryAfter(1);
+        assert!(!Nack { verdict, ..taken.clone() }.is_other_bytes());
+        assert!(!Nack { extensions: Vec::new(), ..taken }.is_other_bytes());
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flow::UnixNanos;
 use proptest::prelude::*;
 use wire::control::{Ack, Received, Refused};
+use wire::frame::Digest;
 
 use super::*;
 use crate::spool::EpochView;
@@ -164,6 +165,27 @@ fn a_store_behind_or_ahead_ends_the_epoch() {
         assert_eq!(greet(&mut core, now, &spool, welcome(1, committed)), expected);
         assert_eq!(core.is_connected(), live, "{expected:?}");
     }
+}
+
+#[test]
+fn a_number_taken_by_other_bytes_ends_the_epoch() {
+    let mut core = uplink(UplinkConfig::default());
+    let now = BootNanos(SECOND);
+    let spool = view(0, 4);
+    let digest = Digest([7; 32]);
+    let Message::Welcome(welcome) = welcome(1, 1) else { panic!() };
+    let welcome = Message::Welcome(welcome.with_committed_digest(Some(digest)));
+    let orders = greet(&mut core, now, &spool, welcome);
+    let ack = Order::Ack { epoch: epoch(1), seq: Seq(1), digest: Some(digest) };
+    assert!(orders.contains(&ack), "{orders:?}");
+    let spool = view(1, 4);
+    assert_eq!(sends(&mut core, now, &spool), [2, 3]);
+    let taken = Message::Nack(Nack::other_bytes(Seq(2), "taken".into()));
+    let reason = NewEpochReason::OtherBytes { seq: Seq(2) };
+    assert_eq!(core.message(now, taken, &spool), [Order::Overtaken { epoch: epoch(1), reason }]);
+    let sending = EpochView { epoch: epoch(2), current: false, ..spool.sending };
+    let retold = SpoolView { sending, ..spool };
+    assert_eq!(core.step(now, &retold), Step::Close(Ended::EpochDone));
 }
 
 #[test]
