@@ -42,6 +42,8 @@ struct Session {
     node: NodeName,
     epoch: Epoch,
     boot: BootId,
+    /// The digest of the last committed frame.
+    digest: Option<Digest>,
     clock: Option<SessionClock>,
     reorder: Reorder<Frame>,
     /// It has submitted a frame: what becomes of its epoch's frames is told to it.
@@ -164,7 +166,7 @@ impl Centre {
         match session.reorder.place(instant, Numbers { first, last }, 1, frame) {
             Ok(Placed::Committed) => {
                 let seq = session.reorder.last_committed();
-                answers.push((connection, ack(seq)));
+                answers.push((connection, ack(seq, session.digest)));
             }
             Ok(Placed::Taken | Placed::Duplicate) => {}
             Err(_overlap) => answers.clear(),
@@ -200,6 +202,11 @@ impl Centre {
         }
         running.committer.evict(now);
         (said, matches!(stopped, Err(Stop::Fatal(_))))
+    }
+
+    /// Whether it holds frames that it could not commit.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.work.todo.is_empty())
     }
 
     /// Frames taken and not committed.
@@ -246,10 +253,9 @@ impl Running {
         self.intake.open(&node, epoch);
         let reorder = Reorder::new(committed, ReorderLimits::default());
         let boot = hello.boot;
-        self.sessions.insert(
-            connection,
-            Session { node, epoch, boot, clock: None, reorder, submitted: false },
-        );
+        let (clock, submitted) = (None, false);
+        let session = Session { node, epoch, boot, digest, clock, reorder, submitted };
+        self.sessions.insert(connection, session);
         let welcome = Welcome {
             store: self.committer.store_id(),
             committed,
@@ -280,7 +286,8 @@ impl Running {
                     Place::Pending => continue,
                     Place::Committed(seq) => {
                         session.reorder.committed(seq);
-                        ack(seq)
+                        session.digest = intake.committed_digest(node, epoch);
+                        ack(seq, session.digest)
                     }
                     Place::Early => {
                         session.reorder.returned(frame.first);
@@ -310,12 +317,13 @@ impl Running {
             Done::Rejected { seq, .. } => self.intake.give_up(node, epoch, *seq),
             Done::Later { .. } => {}
         }
+        let digest = self.intake.committed_digest(node, epoch);
         let of = |session: &Session| {
             session.node == *node && session.epoch == epoch && session.submitted
         };
         let session = self.sessions.iter_mut().find(|(_, session)| of(session));
         let answer = match &done {
-            Done::Committed { .. } => ack(seq),
+            Done::Committed { .. } => ack(seq, digest),
             Done::Later { .. } => later(seq),
             Done::Rejected { reason, .. } => {
                 let verdict = Verdict::Reject(reason.clone());
@@ -324,15 +332,18 @@ impl Running {
         };
         let Some((connection, session)) = session else { return };
         match done {
-            Done::Committed { .. } => session.reorder.committed(seq),
+            Done::Committed { .. } => {
+                session.reorder.committed(seq);
+                session.digest = digest;
+            }
             Done::Rejected { .. } | Done::Later { .. } => session.reorder.returned(seq),
         }
         said.push((*connection, answer));
     }
 }
 
-fn ack(seq: Seq) -> Message {
-    Message::Ack(Ack { seq, extensions: Vec::new() })
+fn ack(seq: Seq, digest: Option<Digest>) -> Message {
+    Message::Ack(Ack::of(seq, digest))
 }
 
 fn later(seq: Seq) -> Message {

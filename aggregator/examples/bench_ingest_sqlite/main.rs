@@ -109,8 +109,8 @@ async fn end_to_end(frames: &[Encoded], rows: usize) -> Result<f64, Failed> {
     let last = frames.last().map_or(Seq::NONE, |encoded| encoded.seq);
     loop {
         match answers.recv().await {
-            Some(Answer::Ack(seq)) if seq == last => break,
-            Some(Answer::Ack(_)) => {}
+            Some(Answer::Ack(seq, _)) if seq == last => break,
+            Some(Answer::Ack(..)) => {}
             other => return Err(format!("unexpected answer: {other:?}").into()),
         }
     }

@@ -205,6 +205,7 @@ async fn begin(
     let session = Session {
         ingest: ingest.clone(),
         epoch: hello.epoch,
+        digest: opened.digest,
         seat,
         connection: connection.clone(),
         reorder: Reorder::new(opened.committed, ingest.config.reorder),

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use wire::control::{Ack, Message, Nack, Ping, Pong, Received, Verdict};
-use wire::frame::Frame;
+use wire::frame::{Digest, Frame};
 
 use super::clock::{ClockWatch, Told};
 use super::close::{CloseReason, End};
@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) ingest: Arc<Ingest>,
     pub(super) peer: Peer,
     pub(super) epoch: Epoch,
+    /// The digest of the last committed frame, where it is known.
+    pub(super) digest: Option<Digest>,
     pub(super) seat: Seat,
     pub(super) connection: Connection,
     pub(super) reorder: Reorder<(Frame, Reserved)>,
@@ -188,7 +190,8 @@ impl Session {
             Placed::Duplicate => metrics.count_frame(FrameFate::Duplicate),
             Placed::Committed => {
                 metrics.count_frame(FrameFate::Committed);
-                acknowledge(self.reorder.last_committed(), metrics, wires)?;
+                let ack = Ack::of(self.reorder.last_committed(), self.digest);
+                acknowledge(ack, metrics, wires)?;
             }
         }
         while let Some(seq) = self.reorder.overflow() {
@@ -210,9 +213,10 @@ impl Session {
     fn answer(&mut self, answer: Answer, wires: &Wires) -> Result<(), End> {
         let metrics = &self.ingest.metrics;
         let nack = match answer {
-            Answer::Ack(seq) => {
+            Answer::Ack(seq, digest) => {
                 self.reorder.committed(seq);
-                return acknowledge(seq, metrics, wires);
+                self.digest = digest;
+                return acknowledge(Ack::of(seq, digest), metrics, wires);
             }
             Answer::Later { seq, retry_after_ms } => {
                 let verdict = Verdict::RetryAfter(retry_after_ms);
@@ -284,9 +288,9 @@ fn shut_down() -> End {
     End::new(CloseReason::Shutdown, "the aggregator stops; come back")
 }
 
-fn acknowledge(seq: Seq, metrics: &IngestMetrics, wires: &Wires) -> Result<(), End> {
+fn acknowledge(ack: Ack, metrics: &IngestMetrics, wires: &Wires) -> Result<(), End> {
     metrics.acks.inc();
-    say(wires, Message::Ack(Ack { seq, extensions: vec![] }))
+    say(wires, Message::Ack(ack))
 }
 
 /// Queues a message; a node that lets the queue fill does not read its control stream.

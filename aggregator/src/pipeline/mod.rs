@@ -42,8 +42,9 @@ pub struct Arrived {
 /// What becomes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Everything up to and including this number is committed.
-    Ack(Seq),
+    /// Everything up to and including this number is committed; the digest of the frame with
+    /// that number, where it is known.
+    Ack(Seq, Option<Digest>),
     /// Not taken now: send it again after this many milliseconds.
     Later {
         /// The frame.

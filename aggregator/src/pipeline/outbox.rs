@@ -64,7 +64,7 @@ impl Outbox {
 impl Owed {
     /// Keeps an answer; acknowledgements are cumulative, so only the last one is kept.
     fn keep(&mut self, answer: Answer) -> u64 {
-        let is_ack = |answer: &Answer| matches!(answer, Answer::Ack(_));
+        let is_ack = |answer: &Answer| matches!(answer, Answer::Ack(..));
         if is_ack(&answer) {
             self.answers.retain(|kept| !is_ack(kept));
         } else if self.answers.len() >= KEPT {
@@ -105,8 +105,12 @@ mod tests {
         let (to, mut session) = mpsc::channel(1);
         let mut outbox = Outbox::default();
         let refused = Answer::Rejected { seq: Seq(3), reason: "why".to_owned() };
-        let answers =
-            [Answer::Ack(Seq(1)), Answer::Ack(Seq(2)), refused.clone(), Answer::Ack(Seq(9))];
+        let answers = [
+            Answer::Ack(Seq(1), None),
+            Answer::Ack(Seq(2), None),
+            refused.clone(),
+            Answer::Ack(Seq(9), None),
+        ];
         for answer in answers {
             outbox.send(&node, epoch, &to, answer);
         }
@@ -115,7 +119,7 @@ mod tests {
             got.push(answer);
             outbox.retry();
         }
-        assert_eq!(got, vec![Answer::Ack(Seq(1)), refused, Answer::Ack(Seq(9))]);
+        assert_eq!(got, vec![Answer::Ack(Seq(1), None), refused, Answer::Ack(Seq(9), None)]);
         assert_eq!((outbox.retry(), outbox.take_dropped()), (0, 0));
     }
 

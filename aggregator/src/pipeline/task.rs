@@ -330,7 +330,8 @@ impl<S: Store> Pipeline<S> {
         let (node, epoch, answer) = match done {
             Done::Committed { node, epoch, last } => {
                 self.intake.commit(&node, epoch, last);
-                (node, epoch, Answer::Ack(last))
+                let digest = self.intake.committed_digest(&node, epoch);
+                (node, epoch, Answer::Ack(last, digest))
             }
             Done::Rejected { node, epoch, seq, reason } => {
                 tracing::error!(%node, %epoch, %seq, reason, "a frame was refused by the store");
@@ -402,7 +403,10 @@ impl<S: Store> Pipeline<S> {
                     Ok(()) => (FrameOutcome::Accepted, None),
                     Err((outcome, answer)) => (outcome, Some(answer)),
                 },
-                Place::Committed(committed) => (FrameOutcome::Copy, Some(Answer::Ack(committed))),
+                Place::Committed(committed) => {
+                    let digest = self.intake.committed_digest(node, *epoch);
+                    (FrameOutcome::Copy, Some(Answer::Ack(committed, digest)))
+                }
                 Place::Pending => (FrameOutcome::Copy, None),
                 Place::Early => {
                     let later = Answer::Later { seq, retry_after_ms: RETRY_EARLY_MS };

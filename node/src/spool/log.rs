@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 use flow::{Epoch, Seq};
-use wire::frame::{Digest, Frame};
+use wire::frame::{Digest, Frame, HEADER_LEN, Header};
 
 use super::disk::Disk;
 use super::name::Name;
@@ -307,32 +307,32 @@ impl EpochLog {
     /// The frame that stands for `seq`: a gap file's, else the spooled one. `None` where there
     /// is none or its bytes are lost.
     pub(super) fn read<D: Disk>(&self, disk: &D, seq: Seq) -> io::Result<Option<(Span, Frame)>> {
-        let gap = self.gaps.range(..=seq.0).next_back().filter(|(_, gap)| gap.last >= seq.0);
-        let frame = match gap {
-            Some((first, gap)) => {
-                let name = Name::Gap(self.files, Seq(*first)).to_string();
-                read_frame(disk, &name, 0, gap.len)?
-            }
-            None => self.read_spooled(disk, seq)?,
+        let Some((name, offset, len)) = self.place(seq) else { return Ok(None) };
+        let Some(frame) = read_frame(disk, &name.to_string(), offset, len)? else {
+            return Ok(None);
         };
-        let Some(frame) = frame else { return Ok(None) };
         let span = Span::of(&frame).ok();
         let span = span.filter(|span| span.first <= seq && seq <= span.last);
         Ok(span.map(|span| (span, frame)))
     }
 
-    fn read_spooled<D: Disk>(&self, disk: &D, seq: Seq) -> io::Result<Option<Frame>> {
-        let place = self.slots.partition_point(|slot| slot.span.last < seq);
-        let Some(slot) = self.slots.get(place).filter(|slot| slot.span.first <= seq) else {
-            return Ok(None);
-        };
-        let name = Name::Segment(self.files, Seq(slot.segment)).to_string();
-        read_frame(disk, &name, slot.offset, slot.len)
+    /// File, offset and length of the frame that stands for `seq`.
+    fn place(&self, seq: Seq) -> Option<(Name, u64, u64)> {
+        let gap = self.gaps.range(..=seq.0).next_back().filter(|(_, gap)| gap.last >= seq.0);
+        if let Some((first, gap)) = gap {
+            return Some((Name::Gap(self.files, Seq(*first)), 0, gap.len));
+        }
+        let at = self.slots.partition_point(|slot| slot.span.last < seq);
+        let slot = self.slots.get(at).filter(|slot| slot.span.first <= seq)?;
+        Some((Name::Segment(self.files, Seq(slot.segment)), slot.offset, slot.len))
     }
 
-    /// The digest of the frame that stands for `seq`; `None` where its bytes are lost.
+    /// The digest in the header of the frame that stands for `seq`; `None` where its bytes are
+    /// lost.
     pub(super) fn digest<D: Disk>(&self, disk: &D, seq: Seq) -> io::Result<Option<Digest>> {
-        Ok(self.read(disk, seq)?.map(|(_, frame)| frame.header.digest))
+        let Some((name, offset, _)) = self.place(seq) else { return Ok(None) };
+        let header = read(disk, &name.to_string(), offset, HEADER_LEN as u64)?;
+        Ok(header.and_then(|bytes| Header::peek(&bytes).ok()).map(|header| header.digest))
     }
 
     /// Whether `seq` is one of this epoch's numbers that are not acknowledged.

@@ -407,7 +407,7 @@ impl Live {
                     });
                 }
                 self.window.acknowledged(ack.seq);
-                Ok(vec![Order::Ack { epoch, seq: ack.seq, digest: None }])
+                Ok(vec![Order::Ack { epoch, seq: ack.seq, digest: ack.digest() }])
             }
             Message::Nack(nack) => self.nack(now, nack, view, totals),
             Message::Pong(_) => Ok(Vec::new()),

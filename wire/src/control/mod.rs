@@ -17,8 +17,8 @@ use crate::frame::{Digest, Frame, FrameError, Kind};
 /// Fields that later versions add, by tag; unknown tags are ignored.
 pub type Extensions = Vec<(u16, Vec<u8>)>;
 
-/// Tag of a [`Digest`]: in a [`Welcome`] that of the frame committed under
-/// [`Welcome::committed`], 32 bytes.
+/// Tag of a [`Digest`], 32 bytes: in a [`Welcome`] and an [`Ack`] that of the frame committed
+/// under the number they name.
 const COMMITTED_DIGEST: u16 = 1;
 
 /// Tag of an empty extension: in a [`Nack`] it says that the number is taken by a frame with
@@ -235,10 +235,7 @@ impl Welcome {
     /// node that was rolled back sees that its own frame of that number is another one.
     #[must_use]
     pub fn with_committed_digest(mut self, digest: Option<Digest>) -> Self {
-        self.extensions.retain(|(tag, _)| *tag != COMMITTED_DIGEST);
-        if let Some(Digest(digest)) = digest {
-            self.extensions.push((COMMITTED_DIGEST, digest.to_vec()));
-        }
+        set_digest(&mut self.extensions, digest);
         self
     }
 
@@ -246,8 +243,36 @@ impl Welcome {
     /// there is none, or an older aggregator does not say.
     #[must_use]
     pub fn committed_digest(&self) -> Option<Digest> {
-        let (_, bytes) = self.extensions.iter().find(|(tag, _)| *tag == COMMITTED_DIGEST)?;
-        bytes.as_slice().try_into().ok().map(Digest)
+        digest_in(&self.extensions)
+    }
+}
+
+fn set_digest(extensions: &mut Extensions, digest: Option<Digest>) {
+    extensions.retain(|(tag, _)| *tag != COMMITTED_DIGEST);
+    if let Some(Digest(digest)) = digest {
+        extensions.push((COMMITTED_DIGEST, digest.to_vec()));
+    }
+}
+
+fn digest_in(extensions: &Extensions) -> Option<Digest> {
+    let (_, bytes) = extensions.iter().find(|(tag, _)| *tag == COMMITTED_DIGEST)?;
+    bytes.as_slice().try_into().ok().map(Digest)
+}
+
+impl Ack {
+    /// An acknowledgement that says which frame was committed under its number, where that is
+    /// known: a node with another one there has nothing acknowledged.
+    #[must_use]
+    pub fn of(seq: Seq, digest: Option<Digest>) -> Self {
+        let mut extensions = Vec::new();
+        set_digest(&mut extensions, digest);
+        Self { seq, extensions }
+    }
+
+    /// See [`Ack::of`].
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        digest_in(&self.extensions)
     }
 }
 
@@ -400,6 +425,9 @@ mod tests {
         assert_eq!((heard.committed_digest(), heard.extensions.len()), (digest, 2));
         let short = Welcome { extensions: vec![(COMMITTED_DIGEST, vec![7; 31])], ..welcome };
         assert_eq!(short.committed_digest(), None, "what has not 32 bytes is no digest");
+
+        let Message::Ack(ack) = round_trip(Message::Ack(Ack::of(Seq(4), digest))) else { panic!() };
+        assert_eq!((ack.digest(), Ack::of(Seq(4), None).digest()), (digest, None));
 
         let taken = Nack::other_bytes(Seq(4), "taken".into());
         let Message::Nack(heard) = round_trip(Message::Nack(taken.clone())) else { panic!() };

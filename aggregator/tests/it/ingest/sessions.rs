@@ -63,7 +63,7 @@ async fn frames_of_many_streams_reach_the_pipeline_once_in_order_and_are_acknowl
         let sent = batch(frame.first.get());
         assert_eq!((&frame.frame, frame.digest), (&sent.bytes, sent.header.digest));
     }
-    arrived[0].answer.send(Answer::Ack(Seq(5))).await.unwrap();
+    arrived[0].answer.send(Answer::Ack(Seq(5), None)).await.unwrap();
     assert!(matches!(client.hear().await, Message::Ack(ack) if ack.seq == Seq(5)));
     // What is committed is acknowledged again and goes no further.
     client.data(&batch(3).bytes).await;
@@ -453,7 +453,7 @@ async fn stopping_waits_for_what_is_in_flight_and_tells_it() {
     received(&mut client, 1).await;
     let arrived = arrivals(&mut server, 1).await;
     server.stop();
-    arrived[0].answer.send(Answer::Ack(Seq(1))).await.unwrap();
+    arrived[0].answer.send(Answer::Ack(Seq(1), None)).await.unwrap();
     assert!(matches!(client.hear().await, Message::Ack(ack) if ack.seq == Seq(1)));
     assert_eq!(client.closed().await.0, CloseReason::Shutdown as u64);
     server.stopped().await;
@@ -504,7 +504,7 @@ async fn a_slow_pipeline_slows_the_node_and_loses_nothing() {
         // Nothing more comes before these are answered.
         assert!(server.arrived.try_recv().is_err());
         next += 2;
-        frames[0].answer.send(Answer::Ack(Seq(next - 1))).await.unwrap();
+        frames[0].answer.send(Answer::Ack(Seq(next - 1), None)).await.unwrap();
     }
     sending.await.unwrap();
     let mut acked = Seq::NONE;
@@ -535,7 +535,7 @@ async fn a_node_whose_frames_wait_still_gets_its_pongs() {
     client.say(&Message::Ping(Ping { sent, offset: None, extensions: vec![] })).await;
     let pong = client.hear().await;
     assert!(matches!(&pong, Message::Pong(pong) if pong.sent == sent), "{pong:?}");
-    first[0].answer.send(Answer::Ack(Seq(1))).await.unwrap();
+    first[0].answer.send(Answer::Ack(Seq(1), None)).await.unwrap();
     assert_eq!(numbers(&arrivals(&mut server, 1).await), [2]);
 }
 
