@@ -204,6 +204,11 @@ impl Centre {
         (said, matches!(stopped, Err(Stop::Fatal(_))))
     }
 
+    /// Whether it holds frames that it could not commit.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.work.todo.is_empty())
+    }
+
     /// Frames taken and not committed.
     pub(crate) fn backlog(&self) -> usize {
         let Some(running) = &self.running else { return 0 };

@@ -140,7 +140,9 @@ impl World {
             self.hosts[host].wipe();
             self.happened.note(Kind::Wiped);
         }
-        if self.chance(faults.rollback) && self.hosts[host].has_snapshot() {
+        // Frames of the time before that the aggregator still holds make it worse.
+        let worse = if self.centre.is_behind() { 10.0 } else { 1.0 };
+        if self.chance(faults.rollback * worse) && self.hosts[host].has_snapshot() {
             self.kill(host);
             self.hosts[host].roll_back();
             self.happened.note(Kind::RolledBack);
@@ -163,7 +165,8 @@ impl World {
             self.happened.note(Kind::Rebooted);
         }
         let single = |twins: &Twins| !twins.pair.contains(&host);
-        if self.chance(faults.twin)
+        let worse = if self.centre.is_behind() { 10.0 } else { 1.0 };
+        if self.chance(faults.twin * worse)
             && self.hosts.len() < MOST_HOSTS
             && self.twins.iter().all(single)
         {
