@@ -276,7 +276,7 @@ impl<D: Disk> Spool<D> {
 
     /// The frame that stands for a number: the spooled one, or the gap in its place. One that
     /// can no longer be read back is replaced by a gap, for good. `None` where the number is not
-    /// one of a frame that waits.
+    /// one of a frame that waits, or its epoch is disputed.
     ///
     /// # Errors
     /// When such a gap could not be written, or reading failed in a way that may pass.
@@ -286,7 +286,8 @@ impl<D: Disk> Spool<D> {
         seq: Seq,
         wall: UnixNanos,
     ) -> Result<Option<Stored>, SpoolError> {
-        let Some(log) = self.log(epoch).filter(|log| log.is_waiting(seq)) else { return Ok(None) };
+        let sent = |log: &&EpochLog| log.is_waiting(seq) && !log.disputed;
+        let Some(log) = self.log(epoch).filter(sent) else { return Ok(None) };
         let read = log.read(&self.disk, seq).map_err(SpoolError::disk("a frame"))?;
         if let Some((span, frame)) = read {
             return Ok(Some(Stored { span, frame }));
@@ -405,7 +406,8 @@ fn log_mut<'a>(
 }
 
 fn view(log: &EpochLog, current: bool) -> EpochView {
-    EpochView { epoch: log.epoch, acked: log.acked, next: log.last().next(), current }
+    let EpochLog { epoch, acked, disputed, .. } = *log;
+    EpochView { epoch, acked, next: log.last().next(), current, disputed }
 }
 
 fn encode(gap: &Gap) -> Result<Frame, SpoolError> {

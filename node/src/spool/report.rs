@@ -147,6 +147,9 @@ pub struct EpochView {
     pub next: Seq,
     /// Whether new frames are written to it; else it is being drained.
     pub current: bool,
+    /// Others have taken some of its numbers, and there was no room to give it another name
+    /// ([`Spool::overtaken`](super::Spool::overtaken)): none of its frames may be sent.
+    pub disputed: bool,
 }
 
 /// A spool's state at a glance.

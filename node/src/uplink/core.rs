@@ -83,6 +83,12 @@ pub enum Ended {
     /// The epoch that was sent is drained or was given up: the next session sends another one.
     #[error("the epoch is done; the next one is sent in a session of its own")]
     EpochDone,
+    /// The epoch has to be sent under another name, and there is no room to note that.
+    #[error(
+        "the aggregator has other frames under this epoch's numbers (the node was rolled back), \
+         and the disk has no room to give the epoch another name; make room on the spool's disk"
+    )]
+    Disputed,
     /// The aggregator refused.
     #[error("the aggregator refused this node: {message}")]
     Refused {
@@ -363,6 +369,9 @@ impl Live {
     ) -> Step {
         if view.sending.epoch != self.window.epoch {
             return Step::Close(Ended::EpochDone);
+        }
+        if view.sending.disputed {
+            return Step::Close(Ended::Disputed);
         }
         let dead = self.heard.plus(config.silence);
         if now >= dead {

@@ -84,6 +84,7 @@ impl SessionError {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Ended(Ended::EpochDone) => "epoch_done",
+            Self::Ended(Ended::Disputed) => "disputed",
             Self::Ended(Ended::Refused { .. }) => "refused",
             Self::Ended(Ended::OtherStore { .. }) => "other_store",
             Self::Ended(Ended::NoWelcome { .. }) => "no_welcome",
@@ -103,7 +104,8 @@ impl SessionError {
     pub const fn needs_a_person(&self) -> bool {
         matches!(
             self,
-            Self::Ended(Ended::OtherStore { .. } | Ended::Refused { .. }) | Self::Tls { .. }
+            Self::Ended(Ended::OtherStore { .. } | Ended::Refused { .. } | Ended::Disputed)
+                | Self::Tls { .. }
         )
     }
 

@@ -47,7 +47,11 @@ fn other_store(known: StoreId, found: StoreId, accept: bool) -> Result<Greeted, 
 fn progress(welcome: &Welcome, sending: &EpochView) -> Greeted {
     let committed = welcome.committed;
     let digest: Option<Digest> = welcome.committed_digest();
-    let EpochView { epoch, acked, next, current } = *sending;
+    let EpochView { epoch, acked, next, current, disputed } = *sending;
+    if disputed {
+        let reason = NewEpochReason::OtherBytes { seq: acked.next() };
+        return Greeted { orders: vec![Order::Overtaken { epoch, reason }], after: None };
+    }
     if committed >= next {
         // What waits was written after the rollback, perhaps under numbers that were taken then.
         let reason = NewEpochReason::RolledBack { committed, next };

@@ -128,6 +128,7 @@ pub(super) fn sendable(spool: &mut Spool<MemDisk>) -> BTreeMap<(Epoch, u64), Sto
         acked: spool.current.acked,
         next: spool.next_seq(),
         current: true,
+        disputed: false,
     });
     let mut all = BTreeMap::new();
     for view in views {

@@ -197,7 +197,8 @@ fn a_rollback_noticed_on_a_full_disk_loses_nothing_to_later_acknowledgements() {
     assert!(obey(&mut spool, overtaken, &means).unwrap_err().is_full());
     let ack = || Order::Ack { epoch: epoch(1), seq: Seq(3), digest: None };
     assert!(obey(&mut spool, ack(), &means).unwrap_err().is_full());
-    assert_eq!(spool.view().waiting, 3);
+    assert_eq!((spool.view().waiting, spool.view().sending.disputed), (3, true));
+    assert_eq!(spool.frame(epoch(1), Seq(1), WALL).unwrap(), None, "others would build on it");
     disk.set_capacity(None);
     let begun = obey(&mut spool, ack(), &means).unwrap();
     assert_eq!(begun, Some(NewEpochReason::OtherBytes { seq: Seq(3) }));

@@ -17,7 +17,7 @@ fn epoch(n: u8) -> Epoch {
 }
 
 fn view(acked: u64, next: u64) -> SpoolView {
-    let sending = EpochView { epoch: epoch(1), acked: Seq(acked), next: Seq(next), current: true };
+    let sending = EpochView { epoch: epoch(1), acked: Seq(acked), next: Seq(next), current: true, disputed: false };
     SpoolView { current: epoch(1), next: Seq(next), sending, ..SpoolView::default() }
 }
 
@@ -173,9 +173,9 @@ fn a_number_taken_by_other_bytes_ends_the_epoch() {
     let now = BootNanos(SECOND);
     let spool = view(0, 4);
     let digest = Digest([7; 32]);
-    let Message::Welcome(welcome) = welcome(1, 1) else { panic!() };
-    let welcome = Message::Welcome(welcome.with_committed_digest(Some(digest)));
-    let orders = greet(&mut core, now, &spool, welcome);
+    let Message::Welcome(plain) = welcome(1, 1) else { panic!() };
+    let known = Message::Welcome(plain.with_committed_digest(Some(digest)));
+    let orders = greet(&mut core, now, &spool, known);
     let ack = Order::Ack { epoch: epoch(1), seq: Seq(1), digest: Some(digest) };
     assert!(orders.contains(&ack), "{orders:?}");
     let spool = view(1, 4);
@@ -185,7 +185,15 @@ fn a_number_taken_by_other_bytes_ends_the_epoch() {
     assert_eq!(core.message(now, taken, &spool), [Order::Overtaken { epoch: epoch(1), reason }]);
     let sending = EpochView { epoch: epoch(2), current: false, ..spool.sending };
     let retold = SpoolView { sending, ..spool };
-    assert_eq!(core.step(now, &retold), Step::Close(Ended::EpochDone));
+    assert_eq!(core.clone().step(now, &retold), Step::Close(Ended::EpochDone));
+    // Without room for that nothing more is sent, and the next session begins with it.
+    let sending = EpochView { disputed: true, ..spool.sending };
+    let stuck = SpoolView { sending, ..spool };
+    assert_eq!(core.step(now, &stuck), Step::Close(Ended::Disputed));
+    let mut core = uplink(UplinkConfig::default());
+    let orders = greet(&mut core, now, &stuck, welcome(1, 1));
+    assert!(matches!(orders.last(), Some(Order::Overtaken { .. })), "{orders:?}");
+    assert!(!core.is_connected());
 }
 
 #[test]
