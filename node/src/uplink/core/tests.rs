@@ -17,7 +17,13 @@ fn epoch(n: u8) -> Epoch {
 }
 
 fn view(acked: u64, next: u64) -> SpoolView {
-    let sending = EpochView { epoch: epoch(1), acked: Seq(acked), next: Seq(next), current: true, disputed: false };
+    let sending = EpochView {
+        epoch: epoch(1),
+        acked: Seq(acked),
+        next: Seq(next),
+        current: true,
+        disputed: false,
+    };
     SpoolView { current: epoch(1), next: Seq(next), sending, ..SpoolView::default() }
 }
 
