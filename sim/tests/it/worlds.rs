@@ -37,3 +37,20 @@ fn stored_is_what_the_kernel_counted_in_worlds_1_to_300() {
     let Outcome { entries, exact, .. } = total;
     assert!(exact * 2 > entries, "of {entries} entries only {exact} had to be exact");
 }
+
+// Each of these seeds found a fault of the product, and finds it again when the repair is undone.
+
+#[test]
+fn what_a_rolled_back_node_wrote_under_taken_numbers_is_told_again() {
+    assert!(live(7).happened.times(Kind::Retold) > 0);
+}
+
+#[test]
+fn a_rollback_whose_numbers_look_right_is_seen_by_the_committed_digest() {
+    assert!(live(18).happened.times(Kind::FoundOtherBytes) > 0);
+}
+
+#[test]
+fn nothing_is_sent_of_an_overtaken_epoch_that_a_full_disk_could_not_rename() {
+    assert!(live(103).happened.times(Kind::DiskFull) > 0);
+}

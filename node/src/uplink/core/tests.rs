@@ -184,6 +184,8 @@ fn a_number_taken_by_other_bytes_ends_the_epoch() {
     let orders = greet(&mut core, now, &spool, known);
     let ack = Order::Ack { epoch: epoch(1), seq: Seq(1), digest: Some(digest) };
     assert!(orders.contains(&ack), "{orders:?}");
+    let again = Message::Ack(Ack::of(Seq(1), Some(digest)));
+    assert_eq!(core.message(now, again, &spool), [ack]);
     let spool = view(1, 4);
     assert_eq!(sends(&mut core, now, &spool), [2, 3]);
     let taken = Message::Nack(Nack::other_bytes(Seq(2), "taken".into()));
