@@ -2,4 +2,5 @@
 
 extern crate conntracct_sim as sim;
 
+#[cfg(test)]
 mod worlds;
