@@ -8,7 +8,6 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod count;
-pub mod http;
 pub mod ingest;
 pub mod pipeline;
 pub mod pki;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use daemon::http::{AppState, HttpMetrics};
+use daemon::http::{AppState, HttpMetrics, Stats, registry_stats};
 use daemon::ready::{Part, Readiness};
 use flow::UnixNanos;
 use jiff::Timestamp;
@@ -91,7 +91,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let server = http.map(|bound| {
         info!(addresses = ?bound.addresses(), "listening for HTTP");
         let registry = Arc::new(registry);
-        let stats = crate::http::stats(Arc::clone(&registry));
+        let shown = Arc::clone(&registry);
+        let stats: Stats = Arc::new(move || registry_stats(&shown));
         let state = AppState { registry, readiness: readiness.clone(), stats };
         tokio::spawn(bound.serve(state, axum::Router::new(), async move {
             let _dropped = http_stopped.await;
