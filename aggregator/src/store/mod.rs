@@ -11,6 +11,7 @@
 //! ([`CommitError::OtherWriter`]).
 
 pub mod metrics;
+mod migrations;
 pub mod model;
 pub mod row;
 pub mod sqlite;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flow::StoreId;
-use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -15,10 +14,7 @@ use tokio::sync::Mutex;
 
 use super::{Inner, Meaning, SqliteConfig, SqliteStore, meaning, store_error};
 use crate::store::metrics::StoreMetrics;
-use crate::store::{OpenError, SCHEMA_VERSION, StoreError};
-
-/// The migrations, embedded in the program.
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+use crate::store::{OpenError, SCHEMA_VERSION, StoreError, migrations};
 
 /// How long a connection waits for another one's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,7 +102,7 @@ async fn migrate(writer: &mut SqliteConnection, path: &str) -> Result<(), OpenEr
             return Err(OpenError::Newer { path, found, known: SCHEMA_VERSION });
         }
     }
-    MIGRATIONS.run(writer).await.map_err(|error| OpenError::Unusable {
+    migrations::migrator(migrations::SQLITE).run(writer).await.map_err(|error| OpenError::Unusable {
         path: path.to_owned(),
         why: format!("its schema cannot be brought up to date ({error})"),
     })
@@ -172,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_schema_version_is_the_last_migration() {
-        let last = MIGRATIONS.iter().map(|migration| migration.version).max();
+        let last = migrations::SQLITE.iter().map(|(number, ..)| *number).max();
         assert_eq!(last, Some(SCHEMA_VERSION));
     }
 }
