@@ -5,6 +5,7 @@
 //!   complaint names the place, the key and what is allowed there;
 //! - [`http`]: the listener: who may ask, how much, for how long; `/metrics`, `/healthz`,
 //!   `/readyz`, `/stats`;
+//! - [`label`]: closed sets of labels for metrics;
 //! - [`log`]: the subscriber, and the limit on repeated complaints;
 //! - [`ready`]: the named conditions behind `/readyz`;
 //! - [`table`]: tables for a terminal;
@@ -13,6 +14,7 @@
 pub mod config;
 pub mod exit;
 pub mod http;
+pub mod label;
 pub mod log;
 pub mod ready;
 pub mod table;

@@ -1,13 +1,13 @@
 //! What the listener says about itself.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// Metrics of the HTTP listener.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HttpMetrics {
     requests: Family<RequestLabels, Counter>,
     /// Connections now.
@@ -23,34 +23,66 @@ struct RequestLabels {
     outcome: Outcome,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "label values are written as they are")]
-enum Outcome {
-    ok,
-    client_error,
-    server_error,
+crate::closed_label! {
+    /// How a request was answered.
+    enum Outcome {
+        /// Below 400.
+        Ok = "ok",
+        /// 4xx.
+        ClientError = "client_error",
+        /// 5xx.
+        ServerError = "server_error",
+    }
+}
+
+impl Default for HttpMetrics {
+    fn default() -> Self {
+        let labels = Outcome::ALL.iter().map(|&outcome| RequestLabels { outcome });
+        Self {
+            requests: crate::label::present(labels),
+            connections: Gauge::default(),
+            full: Counter::default(),
+            failed: Counter::default(),
+        }
+    }
 }
 
 impl HttpMetrics {
     /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
-        let name = "conntracct_http_requests";
-        registry.register(name, "Requests answered, by outcome", self.requests.clone());
-        let name = "conntracct_http_connections";
-        registry.register(name, "Connections open now", self.connections.clone());
-        let name = "conntracct_http_full";
-        let help = "Times a connection waited because the limit was reached";
-        registry.register(name, help, self.full.clone());
-        let name = "conntracct_http_failed_connections";
-        let help = "Connections that ended in an error: TLS, timeout, malformed request";
-        registry.register(name, help, self.failed.clone());
+        let registry = registry.sub_registry_with_prefix("conntracct_http");
+        registry.register(
+            "requests",
+            "Requests answered, by outcome. client_error: look for a scraper with a wrong token, \
+             Host or path; server_error: see the log",
+            self.requests.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections open now. Always near the limit (100): somebody keeps connections that nobody \
+             needs",
+            self.connections.clone(),
+        );
+        registry.register(
+            "full",
+            "Times a connection had to wait because the limit was reached. Find out who asks so \
+             often",
+            self.full.clone(),
+        );
+        registry.register(
+            "failed_connections",
+            "Connections that ended in an error: TLS, timeout, malformed request. Check that \
+             clients speak https where the listener does; on other addresses than loopback, \
+             scanners do this",
+            self.failed.clone(),
+        );
     }
 
     pub(super) fn answered(&self, status: axum::http::StatusCode) {
         let outcome = match status.as_u16() {
-            400..=499 => Outcome::client_error,
-            500.. => Outcome::server_error,
-            _ => Outcome::ok,
+            400..=499 => Outcome::ClientError,
+            500.. => Outcome::ServerError,
+            _ => Outcome::Ok,
         };
         self.requests.get_or_create(&RequestLabels { outcome }).inc();
     }
