@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use daemon::http::HttpMetrics;
 use prometheus_client::registry::Registry;
 
 use crate::aggregation::metrics::AggregationMetrics;
@@ -24,6 +25,8 @@ pub struct Metrics {
     pub tls: TlsMetrics,
     /// Sysctls.
     pub sysctl: Arc<SysctlMetrics>,
+    /// The HTTP listener.
+    pub http: HttpMetrics,
     sink: Mutex<Option<Arc<SinkCounts>>>,
 }
 
@@ -35,6 +38,7 @@ impl Metrics {
         self.uplink.register(registry);
         self.tls.register(registry);
         self.sysctl.register(registry);
+        self.http.register(registry);
     }
 
     /// Takes the numbers of the local sink along.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use anyhow::Context as _;
-use daemon::http::{AppState, Bound, HttpMetrics};
+use daemon::http::{AppState, Bound};
 use daemon::ready::Readiness;
 use flow::record::MeasuredOffset;
 use prometheus_client::registry::Registry;
@@ -58,12 +58,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
     metrics.register(&mut registry);
-    let http_metrics = HttpMetrics::default();
-    http_metrics.register(&mut registry);
     let readiness = Readiness::default();
 
     let http = match &config.http {
-        Some(listener) => Some(daemon::http::bind(listener, http_metrics).await?),
+        Some(listener) => Some(daemon::http::bind(listener, metrics.http.clone()).await?),
         None => None,
     };
     let opened = opening::open(&config, &metrics)?;

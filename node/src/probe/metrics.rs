@@ -36,13 +36,13 @@ impl ProbeMetrics {
     /// Puts the numbers under their names.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("conntracct_probe");
-        r.register("events", "Events taken from the source", self.events.clone());
-        r.register("readings", "Readings of live entries", self.readings.clone());
-        r.register("sweeps_complete", "Sweeps read to their end", self.sweeps_complete.clone());
-        r.register("sweeps_partial", "Sweeps not read to their end", self.sweeps_partial.clone());
-        r.register("failures", "Calls to the source that failed", self.failures.clone());
-        r.register("unheard", "Messages not taken by a stopped aggregation", self.unheard.clone());
-        r.register("sweep_seconds", "Length of the last sweep", self.sweep_seconds.clone());
+        r.register("events", EVENTS, self.events.clone());
+        r.register("readings", READINGS, self.readings.clone());
+        r.register("sweeps_complete", COMPLETE, self.sweeps_complete.clone());
+        r.register("sweeps_partial", PARTIAL, self.sweeps_partial.clone());
+        r.register("failures", FAILURES, self.failures.clone());
+        r.register("unheard", UNHEARD, self.unheard.clone());
+        r.register("sweep_seconds", SWEEP_SECONDS, self.sweep_seconds.clone());
         self.source.register(registry);
     }
 
@@ -69,3 +69,17 @@ impl ProbeMetrics {
         *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
+
+const EVENTS: &str = "Births and ends taken from the source. The rate of new connections, twice";
+const READINGS: &str = "Readings of live entries taken by sweeps. The size of the kernel's table \
+                        times sweeps";
+const COMPLETE: &str = "Sweeps in which every namespace was read to its end. One each interval; \
+                        none for two intervals: see the log";
+const PARTIAL: &str = "Sweeps in which some namespace was not read to its end. What was missed \
+                       comes with the next sweep; always: the table is too large for the interval";
+const FAILURES: &str = "Calls to the source that failed. The log says which and why; missing \
+                        privileges or a kernel without conntrack are usual";
+const UNHEARD: &str = "Messages that a stopped aggregation did not take. Never but while the node \
+                       stops; otherwise report it";
+const SWEEP_SECONDS: &str = "Length of the last sweep in seconds. Must stay well below the \
+                             interval: lengthen the interval, or use a faster source";

@@ -33,44 +33,94 @@ impl SourceMetrics {
         let mut counter = |name: &str, help: &str, metric: &Counter| {
             registry.register(name, help, metric.clone());
         };
-        counter("births", "NEW events read", &self.births);
-        counter("ends", "DESTROY events read", &self.ends);
+        counter("births", "NEW events read. The rate of new connections", &self.births);
+        counter(
+            "ends",
+            "DESTROY events read. Over hours it follows births; far below: events are lost or \
+             switched off",
+            &self.ends,
+        );
         counter(
             "dropped_ends",
-            "Ends read, then dropped: the table of ended entries was full",
+            "Ends read, then dropped because the table of ended entries was full. Their last growth \
+             is lost and told by a gap: the aggregator was away too long, or the node is too slow",
             &self.dropped_ends,
         );
         counter(
             "dropped_packets",
-            "Packets of the dropped ends, both directions",
+            "Packets of the dropped ends, both directions. Missing in the store, and said so there \
+             in a gap",
             &self.dropped_packets,
         );
-        counter("dropped_bytes", "Bytes of the dropped ends, both directions", &self.dropped_bytes);
-        counter("lost_ends", "Ends the kernel could not deliver and did not keep", &self.lost_ends);
+        counter(
+            "dropped_bytes",
+            "Bytes of the dropped ends, both directions. Missing in the store, and said so there \
+             in a gap",
+            &self.dropped_bytes,
+        );
+        counter(
+            "lost_ends",
+            "Ends that the kernel could not deliver and did not keep. Their entries are closed \
+             as ended unseen, without the growth since their last sweep: give the node CPU time, \
+             or a larger buffer",
+            &self.lost_ends,
+        );
         counter(
             "lost_births",
-            "Births that were not delivered; the sweep or the end tells of them",
+            "Births that were not delivered. Nothing is missing: the sweep or the end tells of them",
             &self.lost_births,
         );
-        counter("overruns", "Times the kernel reported a full event buffer", &self.overruns);
-        counter("guard_trips", "Times reliable ends were switched off", &self.guard_trips);
-        counter("malformed_messages", "Messages that could not be parsed", &self.malformed);
+        counter(
+            "overruns",
+            "Times the kernel reported a full event buffer. Often: the node gets too little CPU \
+             time for this rate of connections",
+            &self.overruns,
+        );
+        counter(
+            "guard_trips",
+            "Times reliable ends were switched off so that the gateway refuses no connection. \
+             Ends may be lost until they are on again: nf_conntrack_max is too small, or the \
+             node was stopped",
+            &self.guard_trips,
+        );
+        counter(
+            "malformed_messages",
+            "Messages of the kernel that could not be parsed. Report it with the kernel's version",
+            &self.malformed,
+        );
         counter(
             "failed_sweeps",
-            "Tables of a namespace that could not be read to the end",
+            "Tables of a namespace that could not be read to the end. They are read again at the \
+             next sweep; always the same: see the log",
             &self.failed_sweeps,
         );
         let mut gauge = |name: &str, help: &str, metric: &Gauge| {
             registry.register(name, help, metric.clone());
         };
-        gauge("reliable_ends", "1 while the kernel keeps undelivered ends", &self.reliable_ends);
-        gauge("ended_waiting_entries", "Ends in the table of ended entries", &self.ended_waiting);
+        gauge(
+            "reliable_ends",
+            "1 while the kernel keeps ends that it cannot deliver at once. At 0 the last growth \
+             of an entry can be lost: alert on it",
+            &self.reliable_ends,
+        );
+        gauge(
+            "ended_waiting_entries",
+            "Ended entries that wait to be taken, 100,000 at most. Growing: the disk is full or \
+             slow",
+            &self.ended_waiting,
+        );
         gauge(
             "kernel_fill_permille",
-            "Entries of the fullest namespace, in thousandths of nf_conntrack_max",
+            "Entries of the fullest namespace, in thousandths of nf_conntrack_max. Above 900 the \
+             kernel soon refuses connections: raise nf_conntrack_max",
             &self.fill,
         );
-        gauge("namespaces", "Network namespaces read by the last sweep", &self.namespaces);
+        gauge(
+            "namespaces",
+            "Network namespaces read to their end by the last sweep. Fewer than expected: check \
+             the setting netns",
+            &self.namespaces,
+        );
     }
 
     /// Takes over a source's state of health.

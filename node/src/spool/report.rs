@@ -77,6 +77,22 @@ pub enum NewEpochReason {
 }
 
 impl NewEpochReason {
+    /// Every label that [`NewEpochReason::label`] gives.
+    pub const LABELS: [&str; 12] = [
+        "fresh",
+        "other_machine",
+        "copied",
+        "damaged",
+        "lost_tail",
+        "baselines_lost",
+        "identity_lost",
+        "set_aside",
+        "rolled_back",
+        "other_bytes",
+        "store_restored",
+        "other_store",
+    ];
+
     /// The reason as a metric's label.
     #[must_use]
     pub const fn label(&self) -> &'static str {

@@ -21,20 +21,36 @@ impl SysctlMetrics {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("conntracct_sysctl");
         for (name, help, metric) in [
-            ("changes", "Values written, repairs included", &self.changed),
+            (
+                "changes",
+                "Values written, repairs included. A few at start; rising: see drifts",
+                &self.changed,
+            ),
             (
                 "drifts",
-                "Values that somebody else had changed and that were set again",
+                "Values that somebody else had changed and that were set again. Find who else manages \
+                 these sysctls: entries born meanwhile may be uncounted",
                 &self.drifted,
             ),
-            ("failures", "Values that could not be read or written", &self.failed),
-            ("warnings", "Warnings given", &self.warnings),
+            (
+                "failures",
+                "Values that could not be read or written. Missing privileges, or a kernel \
+                 without them: see the log",
+                &self.failed,
+            ),
+            (
+                "warnings",
+                "Warnings given: long timeouts, settings left alone. See the log; they can be \
+                 silenced",
+                &self.warnings,
+            ),
         ] {
             registry.register(name, help, metric.clone());
         }
         registry.register(
             "failing_values",
-            "Values that the last look could not read or write",
+            "Values that the last look could not read or write. Not 0: flows may be uncounted or \
+             unstamped",
             self.last_failed.clone(),
         );
     }

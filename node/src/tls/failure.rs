@@ -271,7 +271,7 @@ impl TlsMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "conntracct_uplink_handshakes_refused",
-            "TLS handshakes that this node or the aggregator refused",
+            "TLS handshakes refused, by whom and why. The log has the sentence with what to do",
             self.refused.clone(),
         );
     }

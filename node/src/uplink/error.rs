@@ -79,6 +79,23 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Every label that [`SessionError::label`] gives.
+    pub const LABELS: [&str; 13] = [
+        "epoch_done",
+        "disputed",
+        "refused",
+        "other_store",
+        "no_welcome",
+        "silence",
+        "protocol",
+        "tls",
+        "no_answer",
+        "closed",
+        "lost",
+        "spool",
+        "resolve",
+    ];
+
     /// The reason as a metric's label.
     #[must_use]
     pub const fn label(&self) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use daemon::label::present;
 use flow::BootNanos;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -10,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::core::Uplink;
+use super::error::SessionError;
 use crate::spool::{Level, NewEpochReason, SpoolView};
 
 /// Label: why.
@@ -20,7 +22,7 @@ pub struct ReasonLabel {
 }
 
 /// Metrics of the uplink and the spool; clones share the same figures.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct UplinkMetrics {
     /// 1 while welcomed.
     pub connected: Gauge,
@@ -72,46 +74,71 @@ pub struct UplinkMetrics {
     pub spool_checkpoints: Counter,
 }
 
+impl Default for UplinkMetrics {
+    fn default() -> Self {
+        let reasons = |labels: &[&'static str]| {
+            labels.iter().map(|&reason| ReasonLabel { reason }).collect::<Vec<_>>()
+        };
+        Self {
+            connected: Gauge::default(),
+            attempts: Counter::default(),
+            sessions: Counter::default(),
+            ended: present(reasons(&SessionError::LABELS)),
+            sent: Counter::default(),
+            resent: Counter::default(),
+            nacks: present(reasons(&["retry", "reject"])),
+            unreceived: Gauge::default(),
+            round_trip: Gauge::default(),
+            clock_error: Gauge::default(),
+            acked: Gauge::default(),
+            spool_bytes: Gauge::default(),
+            spool_frames: Gauge::default(),
+            spool_waiting: Gauge::default(),
+            spool_level: Gauge::default(),
+            spool_drains: Gauge::default(),
+            spool_appended: Counter::default(),
+            spool_gaps: Counter::default(),
+            spool_unreadable: Counter::default(),
+            spool_rejected: Counter::default(),
+            spool_full: Counter::default(),
+            spool_retold: Counter::default(),
+            spool_epochs: present(reasons(&NewEpochReason::LABELS)),
+            spool_checkpoints: Counter::default(),
+        }
+    }
+}
+
 impl UplinkMetrics {
     /// Registers everything.
     pub fn register(&self, registry: &mut Registry) {
         let uplink = registry.sub_registry_with_prefix("conntracct_uplink");
-        uplink.register(
-            "connected",
-            "1 while the aggregator has welcomed us",
-            self.connected.clone(),
-        );
-        uplink.register("attempts", "Attempts to connect", self.attempts.clone());
-        uplink.register("sessions", "Sessions welcomed", self.sessions.clone());
-        uplink.register("ended", "Sessions and attempts that ended, by reason", self.ended.clone());
-        uplink.register("frames_sent", "Frames sent, every time", self.sent.clone());
-        uplink.register("frames_resent", "Frames sent again", self.resent.clone());
-        uplink.register("nacks", "Frames not taken, by verdict", self.nacks.clone());
-        uplink.register("unreceived_frames", "Frames on their way", self.unreceived.clone());
-        let help = "Round trip of the clock sample in use";
-        uplink.register_with_unit("round_trip", help, Unit::Seconds, self.round_trip.clone());
-        let help = "How wrong the measured clock offset may be";
-        uplink.register_with_unit("clock_error", help, Unit::Seconds, self.clock_error.clone());
-        uplink.register("acked_seq", "Last acknowledged frame", self.acked.clone());
+        uplink.register("connected", CONNECTED, self.connected.clone());
+        uplink.register("attempts", ATTEMPTS, self.attempts.clone());
+        uplink.register("sessions", SESSIONS, self.sessions.clone());
+        uplink.register("ended", ENDED, self.ended.clone());
+        uplink.register("frames_sent", SENT, self.sent.clone());
+        uplink.register("frames_resent", RESENT, self.resent.clone());
+        uplink.register("nacks", NACKS, self.nacks.clone());
+        uplink.register("unreceived_frames", UNRECEIVED, self.unreceived.clone());
+        let (round_trip, error) = (self.round_trip.clone(), self.clock_error.clone());
+        uplink.register_with_unit("round_trip", ROUND_TRIP, Unit::Seconds, round_trip);
+        uplink.register_with_unit("clock_error", CLOCK_ERROR, Unit::Seconds, error);
+        uplink.register("acked_seq", ACKED, self.acked.clone());
 
         let spool = registry.sub_registry_with_prefix("conntracct_spool");
-        spool.register_with_unit("disk", "Bytes on disk", Unit::Bytes, self.spool_bytes.clone());
-        spool.register("frames", "Frames on disk", self.spool_frames.clone());
-        spool.register("waiting_frames", "Frames not acknowledged", self.spool_waiting.clone());
-        let help = "0 normal, 1 updates paused, 2 full";
-        spool.register("level", help, self.spool_level.clone());
-        spool.register("drains", "Old epochs to be sent first", self.spool_drains.clone());
-        spool.register("frames_written", "Frames written", self.spool_appended.clone());
-        spool.register("gaps_written", "Gap frames written", self.spool_gaps.clone());
-        let help = "Frames that could not be read back";
-        spool.register("unreadable_frames", help, self.spool_unreadable.clone());
-        let help = "Frames the aggregator rejected";
-        spool.register("rejected_frames", help, self.spool_rejected.clone());
-        spool.register("full", "Writes that found no room", self.spool_full.clone());
-        let help = "Frames told under another epoch's name, theirs being taken (node rolled back)";
-        spool.register("retold_frames", help, self.spool_retold.clone());
-        spool.register("epochs", "New epochs, by reason", self.spool_epochs.clone());
-        spool.register("checkpoints", "Checkpoints written", self.spool_checkpoints.clone());
+        spool.register_with_unit("disk", DISK, Unit::Bytes, self.spool_bytes.clone());
+        spool.register("frames", FRAMES, self.spool_frames.clone());
+        spool.register("waiting_frames", WAITING, self.spool_waiting.clone());
+        spool.register("level", LEVEL, self.spool_level.clone());
+        spool.register("drains", DRAINS, self.spool_drains.clone());
+        spool.register("frames_written", WRITTEN, self.spool_appended.clone());
+        spool.register("gaps_written", GAPS, self.spool_gaps.clone());
+        spool.register("unreadable_frames", UNREADABLE, self.spool_unreadable.clone());
+        spool.register("rejected_frames", REJECTED, self.spool_rejected.clone());
+        spool.register("full", FULL, self.spool_full.clone());
+        spool.register("retold_frames", RETOLD, self.spool_retold.clone());
+        spool.register("epochs", EPOCHS, self.spool_epochs.clone());
+        spool.register("checkpoints", CHECKPOINTS, self.spool_checkpoints.clone());
     }
 
     /// Shows the uplink as it is now.
@@ -169,6 +196,48 @@ impl UplinkMetrics {
 fn catch_up(counter: &Counter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }
+
+const CONNECTED: &str = "1 while the aggregator has welcomed us. At 0 the spool fills: alert on \
+                         it; /readyz says why";
+const ATTEMPTS: &str = "Attempts to connect. Rising while not connected: see ended by reason";
+const SESSIONS: &str = "Sessions welcomed. Rising steadily: connections break, see ended by reason";
+const ENDED: &str = "Sessions and attempts that ended, by reason. tls, refused, other_store and \
+                     disputed need a person, the log says what to do; the rest mends itself";
+const SENT: &str = "Frames sent, every time. The load on the network";
+const RESENT: &str = "Frames sent again. After each break some; rising in a session: the \
+                      aggregator is behind or the network loses packets";
+const NACKS: &str = "Frames that the aggregator did not take, by verdict. retry is normal after \
+                     losses; reject: see conntracct_spool_rejected_frames";
+const UNRECEIVED: &str = "Frames on their way, 16 at most. Always 16: the aggregator or the \
+                          network is the bottleneck";
+const ROUND_TRIP: &str = "Round trip of the clock sample in use. Half of it bounds the error of \
+                          the measured clock";
+const CLOCK_ERROR: &str = "How wrong the measured clock offset may be. Above 2 s times of flows \
+                           are blurred: the node was not connected for long";
+const ACKED: &str = "The last acknowledged frame of the epoch being sent. Stands still while \
+                     frames wait: nothing is committed there";
+const DISK: &str = "Bytes of the spool on disk. At 80 % of limits.spool updates pause";
+const FRAMES: &str = "Frames on disk, those kept for their baselines included. Falls after each \
+                      checkpoint";
+const WAITING: &str = "Frames not acknowledged. Growing: the aggregator is away or too slow";
+const LEVEL: &str = "0 normal, 1 updates paused (80 %), 2 full. At 2 ends wait in memory and are \
+                     then dropped: get the aggregator back, or raise limits.spool";
+const DRAINS: &str = "Old epochs that are sent before the current one. Goes to 0 by itself";
+const WRITTEN: &str = "Frames written and synced. The load on the disk";
+const GAPS: &str = "Gap frames written: numbers without records, or dropped ends. Each tells the \
+                    store what is missing; see the log";
+const UNREADABLE: &str = "Frames that could not be read back from disk. Damage: check the disk; a \
+                          gap tells the store";
+const REJECTED: &str = "Frames the aggregator rejected for ever. They are set aside in the spool's \
+                        folder: report one";
+const FULL: &str = "Writes that found no room, on the disk or in the budget. Growth waits in the \
+                    kernel: free space, or get the aggregator back";
+const RETOLD: &str = "Frames told under another epoch's name because theirs is taken. The state \
+                      folder was rolled back; nothing is counted twice";
+const EPOCHS: &str = "New epochs, by reason. fresh once is normal; any other says what happened to \
+                      the state folder or the store, nothing is counted twice";
+const CHECKPOINTS: &str = "Checkpoints of the baselines written. One in five minutes, or for each \
+                           64 MiB";
 
 #[cfg(test)]
 mod tests {
