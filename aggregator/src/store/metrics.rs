@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -10,21 +10,22 @@ use prometheus_client::registry::Registry;
 
 use super::CommitError;
 
-/// What became of a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum CommitOutcome {
-    /// Committed.
-    Committed,
-    /// Another writer took over.
-    OtherWriter,
-    /// Not where the set begins.
-    Conflict,
-    /// The store was away.
-    Unavailable,
-    /// Sent, and not known what became of it.
-    Unknown,
-    /// A value could not be stored.
-    Data,
+daemon::closed_label! {
+    /// What became of a transaction.
+    pub enum CommitOutcome {
+        /// Committed.
+        Committed = "committed",
+        /// Another writer took over.
+        OtherWriter = "other_writer",
+        /// Not where the set begins.
+        Conflict = "conflict",
+        /// The store was away.
+        Unavailable = "unavailable",
+        /// Sent, and not known what became of it.
+        Unknown = "unknown",
+        /// A value could not be stored.
+        Data = "data",
+    }
 }
 
 impl CommitOutcome {
@@ -58,7 +59,9 @@ pub struct StoreMetrics {
 impl Default for StoreMetrics {
     fn default() -> Self {
         Self {
-            commits: Family::default(),
+            commits: daemon::label::present(
+                CommitOutcome::ALL.iter().map(|&outcome| OutcomeLabel { outcome }),
+            ),
             rows: Counter::default(),
             seconds: Histogram::new([
                 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -70,15 +73,25 @@ impl Default for StoreMetrics {
 impl StoreMetrics {
     /// Adds them to `registry`.
     pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("conntracct_store");
         registry.register(
-            "conntracct_store_commits",
-            "Transactions by outcome",
+            "commits",
+            "Transactions, by outcome. unavailable or unknown: see /readyz and the database; data: \
+             a node sends what no store can keep, see the log; other_writer: a second aggregator \
+             runs on this store",
             self.commits.clone(),
         );
-        registry.register("conntracct_store_rows", "Flow rows committed", self.rows.clone());
         registry.register(
-            "conntracct_store_commit_seconds",
-            "Time of a transaction, from its first statement to the end of COMMIT",
+            "rows",
+            "Flow rows committed. The load on the database; its rate against that of records \
+             taken in tells whether the store keeps up",
+            self.rows.clone(),
+        );
+        registry.register(
+            "commit_seconds",
+            "Time of a transaction, from its first statement to the end of COMMIT. Above 0.25 s \
+             for long: the disk is slow, or larger transactions are needed \
+             (limits.transaction_rows)",
             self.seconds.clone(),
         );
     }

@@ -157,7 +157,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Everything needed to start counting: nodes, namespaces, progress, and the entries that are
-    /// open or ended at or after `ended_from`.
+    /// open or ended at or after `ended_from`, as many as memory has room for, the latest ones.
     ///
     /// # Errors
     /// When it cannot be asked.

@@ -31,6 +31,14 @@ pub enum Fault {
     KeptAndSilent,
 }
 
+/// What the model was at some moment: its data and who was its writer.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    writer: Option<WriterToken>,
+    contents: Contents,
+    identities: HashMap<Identity, EntryNo>,
+}
+
 /// Everything the model holds, for tests to look at.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
@@ -91,6 +99,21 @@ impl ModelStore {
     /// Leaves the next `questions` (everything but commits) without an answer.
     pub fn leave_unanswered(&self, questions: u32) {
         self.locked().away = questions;
+    }
+
+    /// A backup of what it holds now.
+    #[must_use]
+    pub fn back_up(&self) -> Backup {
+        let state = self.locked();
+        let (contents, identities) = (state.contents.clone(), state.identities.clone());
+        Backup { writer: state.writer, contents, identities }
+    }
+
+    /// Puts a backup back: whatever was committed since is gone.
+    pub fn restore(&self, backup: &Backup) {
+        let Backup { writer, contents, identities } = backup.clone();
+        let mut state = self.locked();
+        (state.writer, state.contents, state.identities) = (writer, contents, identities);
     }
 
     /// What it holds now.
@@ -208,6 +231,11 @@ impl State {
                 row.ended = Some(ended.at);
             }
         }
+        for entry in &set.reopened {
+            if let Some(row) = contents.observers.get_mut(entry) {
+                row.ended = None;
+            }
+        }
         contents.flows.extend(set.flows.iter().map(|row| FlowRow { frame: 0, ..*row }));
         contents.batches.extend(&set.batches);
         contents.gaps.extend(set.gaps.iter().cloned());
@@ -218,10 +246,16 @@ impl State {
         let contents = &self.contents;
         let kept = |row: &&ObserverRow| row.ended.is_none_or(|ended| ended >= ended_from);
         let rows = contents.observers.values();
+        let mut heard = BTreeMap::<NodeNo, UnixNanos>::new();
+        for batch in &contents.batches {
+            let last = heard.entry(batch.name.node).or_insert(batch.received);
+            *last = batch.received.max(*last);
+        }
         Loaded {
             nodes: contents.nodes.values().cloned().collect(),
             epochs: contents.epochs.values().copied().collect(),
             netns: contents.netns.clone(),
+            heard: heard.into_iter().collect(),
             observers: rows.clone().filter(kept).copied().collect(),
             forgotten: rows.clone().filter(|row| !kept(row)).filter_map(|row| row.ended).max(),
             ids: LastIds {

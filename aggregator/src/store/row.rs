@@ -153,7 +153,7 @@ pub struct ObserverRow {
     pub fresh: bool,
     /// Receipt of its first record.
     pub seen: UnixNanos,
-    /// Receipt of its last one, where it has ended.
+    /// Receipt of its last one, where it has ended or was closed.
     pub ended: Option<UnixNanos>,
     /// What folded rows had counted.
     pub base: Counters,
@@ -196,7 +196,7 @@ impl ObserverRow {
     }
 }
 
-/// An entry that ends in this set.
+/// An entry that ends in this set, or is closed because nothing was heard of it for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedEntry {
     /// Which.
@@ -301,8 +301,11 @@ pub struct ChangeSet {
     pub netns: Vec<NetnsRow>,
     /// Entries seen first.
     pub observers: Vec<ObserverRow>,
-    /// Entries that ended (those seen first in this set carry their end themselves).
+    /// Entries that ended, or were closed (those seen first in this set carry their end
+    /// themselves); ascending by the moment.
     pub ended: Vec<EndedEntry>,
+    /// Entries that had ended or were closed, and are open again.
+    pub reopened: Vec<EntryNo>,
     /// Records, strays among them.
     pub flows: Vec<FlowRow>,
     /// Frames' history.
@@ -335,7 +338,10 @@ pub struct Loaded {
     pub netns: Vec<NetnsRow>,
     /// Entries that are open, or ended at or after the moment asked for.
     pub observers: Vec<ObserverRow>,
-    /// The latest end of an entry that was not loaded.
+    /// Receipt of each node's last frame with an interval; nodes of which the history of frames
+    /// has nothing left are missing.
+    pub heard: Vec<(NodeNo, UnixNanos)>,
+    /// No entry that was not loaded was first seen after this; `None` where all were loaded.
     pub forgotten: Option<UnixNanos>,
     /// The last numbers given out.
     pub ids: LastIds,

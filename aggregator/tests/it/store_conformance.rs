@@ -2,8 +2,8 @@
 
 use aggregator::store::model::{Fault, ModelStore};
 use aggregator::store::row::{
-    EntryNo, EpochRow, FlowRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, NodeRow, PathNo,
-    WriterToken,
+    ChangeSet, EndedEntry, EntryNo, EpochRow, FlowRow, Identity, LastIds, Loaded, NetnsNo, NodeNo,
+    NodeRow, PathNo, WriterToken,
 };
 use aggregator::store::sqlite::{SqliteConfig, SqliteStore};
 use aggregator::store::{CommitError, Progress, Store};
@@ -81,6 +81,8 @@ conformance!(
     sums_rows_by_entry,
     keeps_many_rows,
     loads_open_and_recently_ended_entries,
+    closes_and_reopens_entries_without_frames,
+    knows_when_each_node_was_heard,
     lists_gaps,
     moves_several_epochs_together_or_not_at_all,
 );
@@ -266,6 +268,43 @@ async fn loads_open_and_recently_ended_entries<S: Subject>(subject: &S) {
     let open = store.load(at(201)).await.unwrap();
     assert_eq!((entries(&open), open.forgotten), (vec![3, 4], Some(at(200))));
     assert_eq!(open.ids.entry, EntryNo(4), "numbers go on whatever is loaded");
+}
+
+async fn closes_and_reopens_entries_without_frames<S: Subject>(subject: &S) {
+    let store = opened(subject).await;
+    store.commit(TOKEN, &first_set(1..=3)).await.unwrap();
+    let ended = |entry, at| EndedEntry { entry: EntryNo(entry), at };
+    let close = ChangeSet {
+        ended: vec![ended(1, at(100)), ended(2, at(100)), ended(3, at(200))],
+        ..ChangeSet::default()
+    };
+    store.commit(TOKEN, &close).await.unwrap();
+    store.commit(TOKEN, &close).await.unwrap();
+    let reopened = vec![EntryNo(1), EntryNo(3)];
+    store.commit(TOKEN, &ChangeSet { reopened, ..ChangeSet::default() }).await.unwrap();
+    let store = subject.reopened(store).await;
+    let loaded = store.load(at(0)).await.unwrap();
+    let ends: Vec<_> = loaded.observers.iter().map(|row| row.ended).collect();
+    assert_eq!(ends, [None, Some(at(100)), None]);
+    store.take_writer(WriterToken([9; 16]), at(1)).await.unwrap();
+    assert_eq!(store.commit(TOKEN, &close).await, Err(CommitError::OtherWriter));
+}
+
+async fn knows_when_each_node_was_heard<S: Subject>(subject: &S) {
+    let store = opened(subject).await;
+    let first = first_set(1..=2);
+    store.commit(TOKEN, &first).await.unwrap();
+    let heard = |loaded: Loaded| loaded.heard;
+    assert_eq!(heard(store.load(at(0)).await.unwrap()), [(NODE, at(11))]);
+    // Another epoch's frame, and a gap, of which no entry can have grown.
+    let mut set = next_set(1, &[1], counters(1));
+    set.advances[0].row.epoch = Epoch([8; 16]);
+    set.batches = first.batches.clone();
+    set.batches[0].name.epoch = Epoch([8; 16]);
+    set.batches[0].received = at(77);
+    store.commit(TOKEN, &set).await.unwrap();
+    store.commit(TOKEN, &gap_set(2, 2, at(200))).await.unwrap();
+    assert_eq!(heard(store.load(at(0)).await.unwrap()), [(NODE, at(77))]);
 }
 
 async fn lists_gaps<S: Subject>(subject: &S) {

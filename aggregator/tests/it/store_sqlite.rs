@@ -6,7 +6,7 @@ use aggregator::store::{CommitError, OpenError, Store};
 use flow::{Counters, Seq};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
-use crate::rows::{EPOCH, TOKEN, at, counters, first_set, flow_row, name, next_set};
+use crate::rows::{EPOCH, TOKEN, at, counters, first_set, flow_row, name, next_set, observer};
 
 async fn open(config: &SqliteConfig) -> SqliteStore {
     let store = SqliteStore::open(config).await.unwrap();
@@ -46,6 +46,20 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     raw.close().await.unwrap();
     let refused = SqliteStore::open(&config(&folder)).await;
     assert!(matches!(refused, Err(OpenError::Newer { found: 999, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_is_loaded_is_bounded_and_memory_is_told_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&SqliteConfig { most_loaded: 2, ..config(&folder) }).await;
+    store.commit(TOKEN, &first_set(1..=4)).await.unwrap();
+    let loaded = store.load(at(0)).await.unwrap();
+    assert_eq!(loaded.observers, [observer(3), observer(4)], "the latest");
+    assert_eq!(loaded.forgotten, Some(observer(2).seen));
+    drop(store);
+    let store = open(&SqliteConfig { most_loaded: 4, ..config(&folder) }).await;
+    let loaded = store.load(at(0)).await.unwrap();
+    assert_eq!((loaded.observers.len(), loaded.forgotten), (4, None), "nothing is missing");
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use super::tables::{
     bind_netns, bind_node, bind_observer, bind_stray,
 };
 use super::{Inner, Meaning, meaning, store_error};
-use crate::store::row::{ChangeSet, EndedEntry, EpochAdvance, FlowRow, FrameName, WriterToken};
+use crate::store::row::{
+    ChangeSet, EndedEntry, EntryNo, EpochAdvance, FlowRow, FrameName, WriterToken,
+};
 use crate::store::{CommitError, Progress, StoreError};
 
 impl Inner {
@@ -196,6 +198,7 @@ async fn insert_rows(
     insert(connection, &NETNS, &set.netns, bind_netns, |_| None).await?;
     insert(connection, &OBSERVER, &set.observers, bind_observer, |row| frame(row.frame)).await?;
     end_entries(connection, &set.ended).await?;
+    reopen_entries(connection, &set.reopened).await?;
     if set.flows.iter().any(|row| row.stray.is_some()) {
         let is_stray = |row: &FlowRow| row.stray.is_some();
         let (strays, normal): (Vec<FlowRow>, Vec<FlowRow>) =
@@ -227,6 +230,23 @@ async fn end_entries(
         .map_err(|error| unavailable(&error))?;
     }
     Ok(())
+}
+
+async fn reopen_entries(
+    connection: &mut SqliteConnection,
+    reopened: &[EntryNo],
+) -> Result<(), CommitError> {
+    if reopened.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE flow_observer SET ended = NULL WHERE entry IN (SELECT value FROM json_each(?))",
+    )
+    .bind(json(reopened.iter().copied()))
+    .execute(connection)
+    .await
+    .map(|_done| ())
+    .map_err(|error| unavailable(&error))
 }
 
 async fn insert<T>(

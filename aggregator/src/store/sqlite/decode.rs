@@ -327,6 +327,12 @@ pub(super) fn netns_row(row: &SqliteRow) -> Result<NetnsRow, StoreError> {
     Ok(NetnsRow { netns, node, id })
 }
 
+/// A node and when it was last heard.
+pub(super) fn heard_row(row: &SqliteRow) -> Result<(NodeNo, UnixNanos), StoreError> {
+    let mut c = Columns::of(row);
+    Ok((NodeNo(c.number()?), c.time()?))
+}
+
 /// [`GAP_FIELDS`] of `gap`.
 pub(super) fn gap_row(row: &SqliteRow) -> Result<GapRow, StoreError> {
     let mut c = Columns::of(row);

@@ -36,6 +36,9 @@ pub struct SqliteConfig {
     pub path: PathBuf,
     /// Connections that answer questions.
     pub readers: u32,
+    /// The most entries that [`Store::load`] gives: the latest; the others are asked for when they
+    /// come back.
+    pub most_loaded: u32,
     /// The most pages the file may have, for tests of a full disk; `None` = no limit of ours.
     pub max_pages: Option<u32>,
 }
@@ -44,10 +47,14 @@ impl SqliteConfig {
     /// Connections that answer questions, unless configured.
     pub const READERS: u32 = 4;
 
+    /// Entries loaded at most, unless configured: as many as counting keeps in memory.
+    pub const MOST_LOADED: u32 = 8_000_000;
+
     /// The usual configuration for this file.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readers: Self::READERS, max_pages: None }
+        let (readers, most_loaded) = (Self::READERS, Self::MOST_LOADED);
+        Self { path: path.into(), readers, most_loaded, max_pages: None }
     }
 }
 
@@ -60,6 +67,7 @@ pub struct SqliteStore {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    most_loaded: u32,
     store: StoreId,
     options: SqliteConnectOptions,
     writer: Mutex<Option<SqliteConnection>>,
@@ -117,7 +125,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self, ended_from: UnixNanos) -> Result<Loaded, StoreError> {
-        read::load(self.reader(), ended_from).await
+        read::load(self.reader(), ended_from, self.inner.most_loaded).await
     }
 
     async fn commit(&self, token: WriterToken, set: &ChangeSet) -> Result<(), CommitError> {

@@ -48,6 +48,7 @@ pub(super) async fn open(config: &SqliteConfig) -> Result<SqliteStore, OpenError
         .connect_lazy_with(options.clone().create_if_missing(false).read_only(true));
     let inner = Inner {
         path: config.path.clone(),
+        most_loaded: config.most_loaded,
         store,
         options: options.create_if_missing(false),
         writer: Mutex::new(Some(writer)),
@@ -108,7 +109,6 @@ async fn migrate(writer: &mut SqliteConnection, path: &str) -> Result<(), OpenEr
     })
 }
 
-/// The last migration applied.
 /// The schema of the database at `path`, `None` where there is none; nothing is changed.
 ///
 /// # Errors
@@ -131,6 +131,7 @@ pub async fn pending(path: &Path) -> Result<Option<i64>, OpenError> {
     Ok(Some(found))
 }
 
+/// The last migration applied.
 pub(super) async fn schema_version(connection: impl SqliteExecutor<'_>) -> Result<i64, StoreError> {
     sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
         .fetch_one(connection)

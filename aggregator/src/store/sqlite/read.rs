@@ -40,7 +40,11 @@ fn sql(text: &str) -> AssertSqlSafe<String> {
 }
 
 /// Everything is read in one go before anything writes, so no transaction is needed around it.
-pub(super) async fn load(pool: &SqlitePool, ended_from: UnixNanos) -> Result<Loaded, StoreError> {
+pub(super) async fn load(
+    pool: &SqlitePool,
+    ended_from: UnixNanos,
+    most: u32,
+) -> Result<Loaded, StoreError> {
     let none = SqliteArguments::default;
     let nodes = all(
         pool,
@@ -65,16 +69,33 @@ pub(super) async fn load(pool: &SqlitePool, ended_from: UnixNanos) -> Result<Loa
     let observers = all(
         pool,
         sql(&format!(
-            "SELECT {} FROM flow_observer o WHERE o.ended IS NULL OR o.ended >= ? ORDER BY o.entry",
+            "SELECT {} FROM flow_observer o WHERE o.ended IS NULL OR o.ended >= ? \
+             ORDER BY o.entry DESC LIMIT ?",
             decode::OBSERVER_COLUMNS
         )),
-        binds(|b| b.time(ended_from))?,
+        binds(|b| {
+            b.time(ended_from);
+            b.int(most);
+        })?,
         decode::observer_row,
     );
-    let observers = observers.await?;
-    let (forgotten, ids) = (forgotten(pool, ended_from).await?, last_ids(pool).await?);
-    Ok(Loaded { nodes, epochs, netns, observers, forgotten, ids })
+    let mut observers = observers.await?;
+    observers.reverse();
+    let heard = all(pool, sql(HEARD), none(), decode::heard_row).await?;
+    let mut forgotten = forgotten(pool, ended_from).await?;
+    let full = u32::try_from(observers.len()).is_ok_and(|loaded| loaded >= most);
+    if let Some(first) = observers.first().filter(|_| full) {
+        forgotten = forgotten.max(seen_before(pool, first.entry).await?);
+    }
+    let ids = last_ids(pool).await?;
+    Ok(Loaded { nodes, epochs, netns, observers, heard, forgotten, ids })
 }
+
+/// The last batch of each epoch, by its key; a later gap says nothing of entries.
+const HEARD: &str = "SELECT node, max(received) FROM (SELECT e.node, \
+    (SELECT b.received FROM ingest_batch b WHERE b.node = e.node AND b.epoch = e.epoch \
+     ORDER BY b.seq DESC LIMIT 1) AS received FROM node_epoch e) \
+    WHERE received IS NOT NULL GROUP BY node";
 
 async fn forgotten(
     pool: &SqlitePool,
@@ -87,6 +108,18 @@ async fn forgotten(
             .await
             .map_err(|error| store_error(&error))?;
     Ok(latest.map(decode::from_micros))
+}
+
+/// When the last entry before `entry` was seen first: both only grow.
+async fn seen_before(pool: &SqlitePool, entry: EntryNo) -> Result<Option<UnixNanos>, StoreError> {
+    let seen: Option<i64> = sqlx::query_scalar(
+        "SELECT seen FROM flow_observer WHERE entry < ? ORDER BY entry DESC LIMIT 1",
+    )
+    .bind(entry.0)
+    .fetch_optional(pool)
+    .await
+    .map_err(|error| store_error(&error))?;
+    Ok(seen.map(decode::from_micros))
 }
 
 async fn last_ids(pool: &SqlitePool) -> Result<LastIds, StoreError> {
