@@ -11,8 +11,8 @@ use super::memory::{Change, Counted, Entry, EpochState, Memory, Node};
 use super::metrics::CountStats;
 use super::{CountError, CounterConfig};
 use crate::store::row::{
-    BatchRow, ChangeSet, EndedEntry, EpochAdvance, EpochRow, FlowRow, FrameName, GapRow, Identity,
-    NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
+    BatchRow, ChangeSet, EndedEntry, EntryNo, EpochAdvance, EpochRow, FlowRow, FrameName, GapRow,
+    Identity, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
 };
 
 /// The start of an entry as a time, where the batch that brings its first record confirms it;
@@ -70,7 +70,9 @@ pub(super) struct Drafting<'m> {
     /// Index into the set's advances.
     advances: HashMap<(NodeNo, flow::Epoch), usize, foldhash::fast::RandomState>,
     /// Index into the set's observers, of entries seen first in it.
-    fresh_rows: HashMap<crate::store::row::EntryNo, usize, foldhash::fast::RandomState>,
+    fresh_rows: HashMap<EntryNo, usize, foldhash::fast::RandomState>,
+    /// What becomes of other entries: ended, or open again.
+    ends: HashMap<EntryNo, Option<UnixNanos>, foldhash::fast::RandomState>,
 }
 
 impl<'m> Drafting<'m> {
@@ -85,11 +87,35 @@ impl<'m> Drafting<'m> {
             change,
             advances: HashMap::default(),
             fresh_rows: HashMap::default(),
+            ends: HashMap::default(),
         }
     }
 
-    pub(super) fn finish(self) -> Draft {
+    pub(super) fn finish(mut self) -> Draft {
+        for (entry, at) in self.ends {
+            match at {
+                Some(at) => self.set.ended.push(EndedEntry { entry, at }),
+                None => self.set.reopened.push(entry),
+            }
+        }
+        self.set.ended.sort_unstable_by_key(|ended| (ended.at, ended.entry));
+        self.set.reopened.sort_unstable();
         Draft { set: self.set, stats: self.stats, change: self.change }
+    }
+
+    /// Closes entries that have been silent for longer than they can live, at most `most`.
+    pub(super) fn close_silent(mut self, now: UnixNanos, most: usize) -> Option<Draft> {
+        let silent = |(identity, entry): &(&Identity, &Entry)| {
+            let limit = self.config.silence.of(identity.orig.proto);
+            entry.ended.is_none() && entry.touched.plus(limit) < now
+        };
+        for (identity, entry) in self.memory.entries.iter().filter(silent).take(most) {
+            self.ends.insert(entry.entry, Some(entry.touched));
+            let ended = Some(entry.touched);
+            self.change.entries.insert(*identity, Entry { ended, ..*entry });
+        }
+        self.stats.closed = self.ends.len() as u64;
+        (!self.ends.is_empty()).then(|| self.finish())
     }
 
     /// Counts one frame.
@@ -99,18 +125,21 @@ impl<'m> Drafting<'m> {
             .map_err(|_over| CountError::Exhausted { what: "frame of one set" })?;
         let mut node = self.node(frame, mark)?;
         let (node_no, epoch) = (node.row.node, frame.epoch);
-        let state = node.epochs.entry(epoch).or_insert_with(|| EpochState {
-            row: EpochRow {
-                node: node_no,
-                epoch,
-                committed: Seq::NONE,
-                digest: frame.digest,
-                begun: mark,
-                last_gap: None,
-                sweep: None,
-            },
-            interval: None,
-            before: None,
+        let before = self.memory.nodes.get(&frame.node).and_then(|node| node.epochs.get(&epoch));
+        let state = node.epochs.entry(epoch).or_insert_with(|| {
+            before.copied().unwrap_or_else(|| EpochState {
+                row: EpochRow {
+                    node: node_no,
+                    epoch,
+                    committed: Seq::NONE,
+                    digest: frame.digest,
+                    begun: mark,
+                    last_gap: None,
+                    sweep: None,
+                },
+                interval: None,
+                before: None,
+            })
         });
         let committed = state.row.committed;
         if frame.first != committed.next() || frame.last < frame.first {
@@ -166,11 +195,14 @@ impl<'m> Drafting<'m> {
         mark
     }
 
-    /// The frame's node as this set leaves it so far; noted as new or switched where it is.
+    /// The frame's node as this set leaves it so far, with the epochs that the set moves; noted as
+    /// new or switched where it is.
     fn node(&mut self, frame: &Frame, mark: UnixNanos) -> Result<Node, CountError> {
-        let known =
-            self.change.nodes.get(&frame.node).or_else(|| self.memory.nodes.get(&frame.node));
-        let Some(node) = known else {
+        let remembered = || {
+            let Node { row, .. } = self.memory.nodes.get(&frame.node)?;
+            Some(Node { row: row.clone(), epochs: HashMap::default() })
+        };
+        let Some(mut node) = self.change.nodes.remove(&frame.node).or_else(remembered) else {
             self.change.ids.node = next_id(self.change.ids.node, NodeNo::next, "node")?;
             let node = self.change.ids.node;
             let name = frame.node.clone();
@@ -178,7 +210,6 @@ impl<'m> Drafting<'m> {
             self.set.new_nodes.push(row.clone());
             return Ok(Node { row, epochs: HashMap::default() });
         };
-        let mut node = node.clone();
         if node.row.epoch != frame.epoch {
             node.row.epoch = frame.epoch;
             node.row.epoch_since = mark;
@@ -244,19 +275,24 @@ impl<'m> Drafting<'m> {
         self.stats.record(record, &growth, &row);
         self.set.flows.push(row);
         entry.touched = context.mark;
-        if record.flags.has(RecordFlags::END) && entry.ended.is_none() {
-            entry.ended = Some(context.mark);
-            self.end(&entry, context.mark);
+        let ends = record.flags.has(RecordFlags::END);
+        // Only growth is news of an entry that is over: an old reading of it may come any time.
+        if entry.ended.is_none() && ends || entry.ended.is_some() && !growth.growth.is_zero() {
+            self.stats.reopened += u64::from(!ends);
+            entry.ended = ends.then_some(context.mark);
+            self.end(&entry);
         }
         self.change.entries.insert(identity, entry);
         Ok(())
     }
 
-    fn end(&mut self, entry: &Entry, at: UnixNanos) {
+    fn end(&mut self, entry: &Entry) {
         let fresh = self.fresh_rows.get(&entry.entry);
         match fresh.and_then(|at| self.set.observers.get_mut(*at)) {
-            Some(row) => row.ended = Some(at),
-            None => self.set.ended.push(EndedEntry { entry: entry.entry, at }),
+            Some(row) => row.ended = entry.ended,
+            None => {
+                self.ends.insert(entry.entry, entry.ended);
+            }
         }
     }
 
@@ -267,7 +303,7 @@ impl<'m> Drafting<'m> {
         record: &Record,
     ) -> Result<Entry, CountError> {
         let ids = &mut self.change.ids;
-        ids.entry = next_id(ids.entry, crate::store::row::EntryNo::next, "entry")?;
+        ids.entry = next_id(ids.entry, EntryNo::next, "entry")?;
         // One observer: every entry is a path of its own.
         ids.path = next_id(ids.path, crate::store::row::PathNo::next, "path")?;
         let (entry, path) = (ids.entry, ids.path);

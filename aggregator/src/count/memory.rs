@@ -35,7 +35,7 @@ pub(super) struct Entry {
     pub(super) counted: Counted,
     /// Mark of its first record.
     pub(super) seen: UnixNanos,
-    /// Mark of its last one; since a restart that of its first.
+    /// Mark of its last one, or a later one: since it was loaded, of its node's last frame.
     pub(super) touched: UnixNanos,
     /// Mark of its end.
     pub(super) ended: Option<UnixNanos>,
@@ -73,7 +73,7 @@ impl EpochState {
     }
 }
 
-/// A node and its epochs.
+/// A node and its epochs: all of them in memory, those that moved in a change.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) row: NodeRow,
@@ -126,7 +126,7 @@ pub(super) struct Memory {
     /// The latest mark given out: a receipt, raised so that marks strictly grow whatever the
     /// aggregator's clock does.
     pub(super) latest: UnixNanos,
-    /// Entries that were heard of last at or before this may be in the store without being here.
+    /// Entries that were first seen at or before this may be in the store without being here.
     pub(super) forgotten: Option<UnixNanos>,
 }
 
@@ -153,8 +153,11 @@ impl Memory {
         }
         memory.mark(loaded.forgotten.unwrap_or_default());
         memory.entries.reserve(loaded.observers.len());
+        // No reading is younger than its node's last frame. A node whose last frame the store has
+        // forgotten was heard of longer ago than anything lives.
+        let heard: HashMap<NodeNo, UnixNanos, State> = loaded.heard.into_iter().collect();
         for row in &loaded.observers {
-            memory.recall(row);
+            memory.recall(row, heard.get(&row.node).copied().unwrap_or_default());
         }
         memory
     }
@@ -163,8 +166,9 @@ impl Memory {
         self.latest = self.latest.max(at);
     }
 
-    /// Takes an entry the store has; one that is here already is newer.
-    pub(super) fn recall(&mut self, row: &ObserverRow) {
+    /// Takes an entry the store has, last heard of at `touched` or before; one that is here
+    /// already is newer.
+    fn recall(&mut self, row: &ObserverRow, touched: UnixNanos) {
         self.mark(row.seen.max(row.ended.unwrap_or(row.seen)));
         let entry = Entry {
             entry: row.entry,
@@ -172,10 +176,15 @@ impl Memory {
             count: EntryCount { counted: row.base, reached: None, start: row.start },
             counted: Counted::Unknown,
             seen: row.seen,
-            touched: row.ended.unwrap_or(row.seen).max(row.seen),
+            touched: row.ended.unwrap_or(touched).max(row.seen),
             ended: row.ended,
         };
         self.entries.entry(row.identity()).or_insert(entry);
+    }
+
+    /// Takes an entry that was just asked for, because a reading of it has arrived.
+    pub(super) fn learn(&mut self, row: &ObserverRow) {
+        self.recall(row, self.latest);
     }
 
     /// All entries of `nodes` whose count is not known, and the first mark among them: whoever
@@ -217,8 +226,9 @@ impl Memory {
         }
     }
 
-    /// Whether an entry born at `start` would be here if the store had it. Half the memory horizon
-    /// is left for steps of the clocks that `start` and the marks come from.
+    /// Whether an entry born at `start` would be here if the store had it: those that are not were
+    /// seen first at or before `forgotten`, so they were born before. Half the memory horizon is
+    /// left for steps of the clocks that `start` and the marks come from.
     pub(super) fn remembers(&self, start: Span, memory_horizon: Duration) -> bool {
         let margin = (memory_horizon / 2).saturating_add(start.slack);
         self.forgotten.is_none_or(|forgotten| start.until > forgotten.plus(margin))
@@ -227,7 +237,17 @@ impl Memory {
     /// Takes what a committed set changed.
     pub(super) fn take(&mut self, change: Change) {
         let Change { nodes, netns, entries, ids, latest } = change;
-        self.nodes.extend(nodes);
+        for (name, Node { row, epochs }) in nodes {
+            match self.nodes.get_mut(&name) {
+                Some(node) => {
+                    node.row = row;
+                    node.epochs.extend(epochs);
+                }
+                None => {
+                    self.nodes.insert(name, Node { row, epochs });
+                }
+            }
+        }
         self.netns.extend(netns);
         self.entries.extend(entries);
         self.ids = ids;
@@ -240,7 +260,7 @@ impl Memory {
         self.entries.retain(|_, entry| {
             let keep = entry.ended.is_none_or(|ended| ended >= ended_before);
             if !keep {
-                forgotten = forgotten.max(Some(entry.touched));
+                forgotten = forgotten.max(Some(entry.seen));
             }
             keep
         });
@@ -252,8 +272,13 @@ impl Memory {
                 self.entries.values().map(|entry| entry.touched).collect();
             let (_, last, _) = touched.select_nth_unstable(count.saturating_sub(1));
             let last = *last;
-            forgotten = forgotten.max(Some(last));
-            self.entries.retain(|_, entry| entry.touched > last);
+            self.entries.retain(|_, entry| {
+                let keep = entry.touched > last;
+                if !keep {
+                    forgotten = forgotten.max(Some(entry.seen));
+                }
+                keep
+            });
         }
         self.forgotten = forgotten;
     }

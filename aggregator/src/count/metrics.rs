@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicI64;
 
 use flow::count::Growth;
 use flow::{Record, RecordFlags};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -43,6 +43,10 @@ pub struct CountStats {
     pub time_unknown: u64,
     /// Rows with an impossible time.
     pub strays: u64,
+    /// Entries closed after too long a silence.
+    pub closed: u64,
+    /// Entries that had ended or were closed, and grew again.
+    pub reopened: u64,
     /// Gaps.
     pub gaps: u64,
     /// Packets counted, both directions.
@@ -71,19 +75,20 @@ impl CountStats {
     }
 }
 
-/// Something about a record that an operator may want to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Finding {
-    StartUnknown,
-    EndUnseen,
-    Rebased,
-    Uncounted,
-    Reset,
-    Missing,
-    WentBack,
-    Contradiction,
-    TimeUnknown,
-    Stray,
+daemon::closed_label! {
+    /// Something about a record that an operator may want to know.
+    enum Finding {
+        StartUnknown = "start_unknown",
+        EndUnseen = "end_unseen",
+        Rebased = "rebased",
+        Uncounted = "uncounted",
+        Reset = "reset",
+        Missing = "missing",
+        WentBack = "went_back",
+        Contradiction = "contradiction",
+        TimeUnknown = "time_unknown",
+        Stray = "stray",
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,12 +97,14 @@ struct FindingLabel {
 }
 
 /// Metrics of counting.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CountMetrics {
     frames: Counter,
     records: Counter,
     first_sights: Counter,
     ends: Counter,
+    closed: Counter,
+    reopened: Counter,
     gaps: Counter,
     packets: Counter,
     bytes: Counter,
@@ -106,34 +113,58 @@ pub struct CountMetrics {
     evicted: Counter,
 }
 
+impl Default for CountMetrics {
+    fn default() -> Self {
+        let findings = Finding::ALL.iter().map(|&finding| FindingLabel { finding });
+        Self {
+            frames: Counter::default(),
+            records: Counter::default(),
+            first_sights: Counter::default(),
+            ends: Counter::default(),
+            closed: Counter::default(),
+            reopened: Counter::default(),
+            gaps: Counter::default(),
+            packets: Counter::default(),
+            bytes: Counter::default(),
+            findings: daemon::label::present(findings),
+            entries: Gauge::default(),
+            evicted: Counter::default(),
+        }
+    }
+}
+
 impl CountMetrics {
     /// Adds them to `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        let mut counter = |name: &str, help: &str, metric: &Counter| {
+        let registry = registry.sub_registry_with_prefix("conntracct_count");
+        for (name, help, metric) in [
+            ("frames", FRAMES, &self.frames),
+            ("records", RECORDS, &self.records),
+            ("first_sights", FIRST_SIGHTS, &self.first_sights),
+            ("ends", ENDS, &self.ends),
+            ("closed_entries", CLOSED, &self.closed),
+            ("reopened_entries", REOPENED, &self.reopened),
+            ("gaps", GAPS, &self.gaps),
+            ("packets", PACKETS, &self.packets),
+            ("bytes", BYTES, &self.bytes),
+            ("evicted_entries", EVICTED, &self.evicted),
+        ] {
             registry.register(name, help, metric.clone());
-        };
-        counter("conntracct_count_frames", "Frames counted and committed", &self.frames);
-        counter("conntracct_count_records", "Records counted and committed", &self.records);
-        counter("conntracct_count_first_sights", "Entries seen first", &self.first_sights);
-        counter("conntracct_count_ends", "Entries whose end was recorded", &self.ends);
-        counter("conntracct_count_gaps", "Gaps committed", &self.gaps);
-        counter("conntracct_count_packets", "Packets counted, both directions", &self.packets);
-        counter("conntracct_count_bytes", "Bytes counted, both directions", &self.bytes);
-        counter(
-            "conntracct_count_evicted_entries",
-            "Entries that left memory; the store still has them",
-            &self.evicted,
-        );
-        registry.register(
-            "conntracct_count_findings",
-            "Records with something worth knowing, by what it is",
-            self.findings.clone(),
-        );
-        registry.register(
-            "conntracct_count_memory_entries",
-            "Entries in memory",
-            self.entries.clone(),
-        );
+        }
+        registry.register("findings", FINDINGS, self.findings.clone());
+        registry.register("memory_entries", MEMORY, self.entries.clone());
+    }
+
+    /// Entries closed after too long a silence.
+    #[must_use]
+    pub fn closed(&self) -> u64 {
+        self.closed.get()
+    }
+
+    /// Entries that had ended or were closed, and grew again.
+    #[must_use]
+    pub fn reopened(&self) -> u64 {
+        self.reopened.get()
     }
 
     /// Adds the counts of a committed set.
@@ -142,6 +173,8 @@ impl CountMetrics {
         self.records.inc_by(stats.records);
         self.first_sights.inc_by(stats.first_sights);
         self.ends.inc_by(stats.ends);
+        self.closed.inc_by(stats.closed);
+        self.reopened.inc_by(stats.reopened);
         self.gaps.inc_by(stats.gaps);
         self.packets.inc_by(stats.packets);
         self.bytes.inc_by(stats.bytes);
@@ -167,3 +200,29 @@ impl CountMetrics {
         self.evicted.inc_by(u64::try_from(evicted).unwrap_or(u64::MAX));
     }
 }
+
+const FRAMES: &str = "Frames counted and committed. The load; none for two intervals: no node \
+                      delivers";
+const RECORDS: &str = "Records counted and committed. The load; the store has one row for each";
+const FIRST_SIGHTS: &str = "Entries seen for the first time. The rate of new connections, over \
+                            all nodes";
+const ENDS: &str = "Entries whose end was recorded. Far fewer than first sights for hours: look \
+                    at the nodes' reliable_ends";
+const CLOSED: &str = "Entries closed because nothing was heard of them for their protocol's \
+                      longest timeout. Their nodes died or were wiped before they could tell the \
+                      end; a later reading still counts exactly";
+const REOPENED: &str = "Closed or ended entries that grew later. Many: a kernel's timeouts are \
+                        longer than the usual ones, or kernel ids are reused (start_unknown)";
+const GAPS: &str = "Gaps committed: numbers without records, and ends dropped. Each is listed in \
+                    the table gap with its reason and what is known to be missing";
+const PACKETS: &str = "Packets counted, both directions. Compare with the gateways' interfaces";
+const BYTES: &str = "Bytes counted, both directions, from the network header on. Compare with the \
+                     gateways' interfaces";
+const EVICTED: &str = "Entries that left memory; the store still has them. Normal some time after \
+                       an end; before it, the bound on entries in memory is too small";
+const FINDINGS: &str = "Records with something worth knowing, by what it is. start_unknown: set \
+                        nf_conntrack_timestamp; uncounted: set nf_conntrack_acct; reset: somebody \
+                        zeroes counters; time_unknown or stray: check the node's clock; \
+                        docs/exactness.md has the others";
+const MEMORY: &str = "Entries in memory, about 200 bytes each. Near 8 million the longest silent \
+                      ones leave";

@@ -14,6 +14,7 @@ mod draft;
 pub mod frame;
 mod memory;
 pub mod metrics;
+mod silence;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub use draft::Draft;
 pub use frame::{Body, Frame};
 use memory::{Counted, Memory};
 pub use metrics::{CountMetrics, CountStats};
+pub use silence::SilenceLimits;
 
 /// Bounds of what the counter keeps and believes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct CounterConfig {
     /// Entries in memory; over it those not heard of for longest are forgotten and asked of the
     /// store when they come back.
     pub max_entries: usize,
+    /// How long entries may be silent before they are closed.
+    pub silence: SilenceLimits,
 }
 
 impl Default for CounterConfig {
@@ -48,6 +52,7 @@ impl Default for CounterConfig {
             memory_horizon: Duration::from_secs(3_600),
             horizon: Duration::from_secs(8 * 86_400),
             max_entries: 8_000_000,
+            silence: SilenceLimits::default(),
         }
     }
 }
@@ -213,7 +218,7 @@ impl Counter {
         asked: &mut Asked,
     ) {
         for row in found {
-            self.memory.recall(row);
+            self.memory.learn(row);
         }
         for identity in &needs.find {
             if !self.memory.entries.contains_key(identity) {
@@ -240,6 +245,14 @@ impl Counter {
         let (set, stats, change) = draft.into_parts();
         self.memory.take(change);
         (set, stats)
+    }
+
+    /// The set that closes entries of which nothing was heard for longer than they can live, at
+    /// most `most` of them; `None` where there are none. It must be committed and applied, or
+    /// thrown away, before anything else is counted.
+    #[must_use]
+    pub fn close_silent(&self, now: UnixNanos, most: usize) -> Option<Draft> {
+        draft::Drafting::new(&self.config, &self.memory).close_silent(now, most)
     }
 
     /// Forgets entries that ended longer ago than the memory horizon, and over the bound those not

@@ -112,8 +112,13 @@ pub struct Committer<S> {
     token: WriterToken,
     counter: Counter,
     doubt: Option<Doubt>,
+    /// Entries to be closed before anything else is counted.
+    closing: Option<Draft>,
     metrics: CountMetrics,
 }
+
+/// Entries closed in one transaction; what remains is closed by the next ones.
+const CLOSED_AT_ONCE: usize = 10_000;
 
 impl<S: Store> Committer<S> {
     /// Takes the store over and loads what is committed. `now` decides how much of the ended
@@ -131,7 +136,8 @@ impl<S: Store> Committer<S> {
         store.take_writer(token, now).await?;
         let loaded = store.load(now.minus(config.memory_horizon)).await?;
         let counter = Counter::new(config, loaded);
-        Ok(Self { store, id, token, counter, doubt: None, metrics: CountMetrics::default() })
+        let (doubt, closing, metrics) = (None, None, CountMetrics::default());
+        Ok(Self { store, id, token, counter, doubt, closing, metrics })
     }
 
     /// The store's name.
@@ -158,10 +164,16 @@ impl<S: Store> Committer<S> {
         &self.metrics
     }
 
-    /// Forgets what memory need not know.
-    pub fn evict(&mut self, now: UnixNanos) {
+    /// Forgets what memory need not know, and looks for entries that have been silent for longer
+    /// than they can live. Whether [`Committer::run`] has some to close now, also without frames.
+    pub fn look_after(&mut self, now: UnixNanos) -> bool {
         let evicted = self.counter.evict(now);
         self.metrics.memory(self.counter.entries(), evicted);
+        // A draft is made of what memory is, so there is never a second one.
+        if self.doubt.is_none() && self.closing.is_none() {
+            self.closing = self.counter.close_silent(now, CLOSED_AT_ONCE);
+        }
+        self.closing.is_some()
     }
 
     /// Commits the work's frames. What was done stands in the work even when this stops early.
@@ -170,6 +182,7 @@ impl<S: Store> Committer<S> {
     /// [`Stop::Away`]: run the same work again later, and nothing else before it.
     /// [`Stop::Fatal`]: never run anything again.
     pub async fn run(&mut self, work: &mut Work) -> Result<(), Stop> {
+        self.close().await?;
         let mut bisect = Bisect { limit: work.todo.len(), thorough: false };
         while !work.todo.is_empty() {
             let frames = match self.settle(&work.todo).await? {
@@ -192,6 +205,28 @@ impl<S: Store> Committer<S> {
         }
         self.metrics.memory(self.counter.entries(), 0);
         Ok(())
+    }
+
+    /// Closes the entries that were found silent. Closing one again changes nothing, so a commit
+    /// whose outcome is not known is run again.
+    async fn close(&mut self) -> Result<(), Stop> {
+        let Some(draft) = self.closing.take() else { return Ok(()) };
+        match self.store.commit(self.token, draft.set()).await {
+            Ok(()) => {
+                self.take(draft);
+                Ok(())
+            }
+            Err(CommitError::OtherWriter) => Err(Fatal::OtherWriter.into()),
+            Err(error @ (CommitError::Unknown(_) | CommitError::Unavailable(_))) => {
+                self.closing = Some(draft);
+                Err(Stop::Away(error.to_string()))
+            }
+            Err(error @ (CommitError::Conflict { .. } | CommitError::Data { .. })) => {
+                // Its entries stay open, and are looked at again.
+                tracing::error!(%error, "silent entries were not closed");
+                Ok(())
+            }
+        }
     }
 
     /// Tries to commit the first frames of `todo`: how many went in, or what was refused.

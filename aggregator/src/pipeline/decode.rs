@@ -38,20 +38,6 @@ pub(super) enum Undecodable {
     },
 }
 
-impl Undecodable {
-    /// The whole chain, for a person.
-    pub(super) fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
-    }
-}
-
 /// A frame, and the bytes it declared: what it takes of the decode budget until it is committed.
 #[derive(Debug)]
 pub(super) struct Decoded {

@@ -1,8 +1,9 @@
 //! The order of frames before they are counted: pure, one lane for each (node, epoch).
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use flow::{Epoch, NodeName, Seq};
+use flow::{Epoch, NodeName, Seq, UnixNanos};
 use tokio::sync::mpsc;
 use wire::frame::Digest;
 
@@ -30,8 +31,26 @@ pub enum Place {
     Straddles,
 }
 
+/// Epochs that one node may begin in [`EPOCHS_FOR`]. Each takes memory and a row for ever. An
+/// honest node begins one when its state folder is new, copied or rolled back.
+pub const MOST_EPOCHS: usize = 1_024;
+
+/// See [`MOST_EPOCHS`].
+pub const EPOCHS_FOR: Duration = Duration::from_secs(8 * 86_400);
+
+/// A node begins one epoch after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this node has begun {MOST_EPOCHS} epochs in {} days; does its state folder survive a restart? \
+     Stop whatever makes it begin anew; if it cannot wait, issue it another name",
+    EPOCHS_FOR.as_secs() / 86_400
+)]
+pub struct TooManyEpochs;
+
 #[derive(Debug, Default)]
 struct Lane {
+    /// When this process first heard of it; `None` where the store knew it at start.
+    begun: Option<UnixNanos>,
     committed: Seq,
     /// The last number accepted.
     tail: Seq,
@@ -87,10 +106,26 @@ impl Intake {
     }
 
     /// A session of this epoch begins.
-    pub fn open(&mut self, node: &NodeName, epoch: Epoch) {
-        if self.known(node, epoch).is_some() {
-            self.lane(node, epoch).contested = false;
+    ///
+    /// # Errors
+    /// When the epoch is new and the node has begun too many.
+    pub fn open(
+        &mut self,
+        node: &NodeName,
+        epoch: Epoch,
+        now: UnixNanos,
+    ) -> Result<(), TooManyEpochs> {
+        if self.known(node, epoch).is_none() {
+            let since = now.minus(EPOCHS_FOR);
+            let recent = |lane: &&Lane| lane.begun.is_some_and(|begun| begun > since);
+            let lanes = self.lanes.get(node).into_iter().flat_map(HashMap::values);
+            if lanes.filter(recent).count() >= MOST_EPOCHS {
+                return Err(TooManyEpochs);
+            }
+            self.lane(node, epoch).begun = Some(now);
         }
+        self.lane(node, epoch).contested = false;
+        Ok(())
     }
 
     /// Takes nothing more of this epoch until another session begins.
@@ -221,8 +256,24 @@ mod tests {
         intake.contest(&node(), EPOCH);
         assert_eq!(place(&intake, 2, 2, 2), Place::OtherBytes, "it builds on what was not taken");
         assert_eq!(place(&intake, 1, 1, 1), Place::Pending);
-        intake.open(&node(), EPOCH);
+        intake.open(&node(), EPOCH, UnixNanos::default()).unwrap();
         assert_eq!(place(&intake, 2, 2, 2), Place::Next);
+    }
+
+    #[test]
+    fn a_node_cannot_begin_epochs_without_end() {
+        let mut intake = Intake::default();
+        let other = NodeName::new("gw-2").unwrap();
+        let epoch = |n: usize| Epoch(u128::try_from(n).unwrap().to_be_bytes());
+        let start = UnixNanos::default().plus(EPOCHS_FOR).plus(EPOCHS_FOR);
+        for n in 1..=MOST_EPOCHS {
+            intake.open(&node(), epoch(n), start).unwrap();
+        }
+        assert_eq!(intake.open(&node(), epoch(0), start), Err(TooManyEpochs));
+        intake.open(&node(), epoch(7), start).unwrap();
+        intake.open(&other, epoch(0), start).unwrap();
+        intake.open(&node(), epoch(0), start.plus(EPOCHS_FOR)).unwrap();
+        assert!(TooManyEpochs.to_string().contains("8 days"), "{TooManyEpochs}");
     }
 
     #[test]

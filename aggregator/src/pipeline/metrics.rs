@@ -2,32 +2,33 @@
 
 use std::sync::atomic::AtomicI64;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// What became of a frame when it came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(super) enum FrameOutcome {
-    /// Taken.
-    Accepted,
-    /// A copy of a committed or pending one.
-    Copy,
-    /// Ahead of its turn; to be sent again.
-    Early,
-    /// The store was away; to be sent again.
-    StoreAway,
-    /// It cannot be decoded, or has values that cannot be stored.
-    Malformed,
-    /// Other bytes under a number that is taken.
-    OtherBytes,
-    /// Refused by the store.
-    Refused,
-    /// Put off because one before it was refused.
-    PutOff,
+daemon::closed_label! {
+    /// What became of a frame when it came in.
+    pub(super) enum FrameOutcome {
+        /// Taken.
+        Accepted = "accepted",
+        /// A copy of a committed or pending one.
+        Copy = "copy",
+        /// Ahead of its turn; to be sent again.
+        Early = "early",
+        /// The store was away; to be sent again.
+        StoreAway = "store_away",
+        /// It cannot be decoded, or has values that cannot be stored.
+        Malformed = "malformed",
+        /// Other bytes under a number that is taken.
+        OtherBytes = "other_bytes",
+        /// Refused by the store.
+        Refused = "refused",
+        /// Put off because one before it was refused.
+        PutOff = "put_off",
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,7 +51,9 @@ pub struct PipelineMetrics {
 impl Default for PipelineMetrics {
     fn default() -> Self {
         Self {
-            frames: Family::default(),
+            frames: daemon::label::present(
+                FrameOutcome::ALL.iter().map(|&outcome| OutcomeLabel { outcome }),
+            ),
             queue: Gauge::default(),
             budget: Gauge::default(),
             rows: Histogram::new([1.0, 10.0, 100.0, 1e3, 2e3, 5e3, 1e4, 2e4]),
@@ -64,39 +67,47 @@ impl Default for PipelineMetrics {
 impl PipelineMetrics {
     /// Adds them to `registry`.
     pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("conntracct_pipeline");
         registry.register(
-            "conntracct_pipeline_frames",
-            "Frames by what became of them when they came in",
+            "frames",
+            "Frames, by what became of them when they came in. malformed, other_bytes and refused \
+             are never normal: the log names node and frame",
             self.frames.clone(),
         );
         registry.register(
-            "conntracct_pipeline_queue_requests",
-            "Requests of sessions that wait; nodes are slowed when it is full",
+            "queue_requests",
+            "Requests of sessions that wait for the pipeline, 64 at most. Always full: the store \
+             is the bottleneck, nodes are slowed and spool",
             self.queue.clone(),
         );
         registry.register(
-            "conntracct_pipeline_decoded_bytes",
-            "Declared bytes of decoded frames that are not committed (the decode budget's use)",
+            "decoded_bytes",
+            "Declared bytes of decoded frames that are not committed. At limits.decode_budget \
+             frames wait: the store is behind",
             self.budget.clone(),
         );
         registry.register(
-            "conntracct_pipeline_set_rows",
-            "Rows handed to one transaction",
+            "set_rows",
+            "Rows handed to one transaction. Small sets at a high load cost rate: raise \
+             limits.transaction_time",
             self.rows.clone(),
         );
         registry.register(
-            "conntracct_pipeline_store_away",
-            "1 while the store cannot be written and nodes keep their frames",
+            "store_away",
+            "1 while the store cannot be written and nodes keep their frames. Alert on it; \
+             /readyz says why",
             self.away.clone(),
         );
         registry.register(
-            "conntracct_pipeline_owed_answers",
-            "Answers that sessions have no room for yet",
+            "owed_answers",
+            "Answers that sessions have no room for yet. High for long: a node does not read; \
+             its session ends by itself",
             self.owed.clone(),
         );
         registry.register(
-            "conntracct_pipeline_dropped_answers",
-            "Answers dropped because a session does not read; its node sends again",
+            "dropped_answers",
+            "Answers dropped because a session does not read. Nothing is lost: its node sends \
+             again",
             self.answers_dropped.clone(),
         );
     }

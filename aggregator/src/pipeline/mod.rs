@@ -88,6 +88,9 @@ pub enum PipelineError {
     /// The store cannot be asked now.
     #[error("the store is away: {0}")]
     StoreAway(String),
+    /// The node begins one epoch after the other.
+    #[error(transparent)]
+    Epochs(#[from] intake::TooManyEpochs),
 }
 
 /// Requests of sessions to the pipeline.

@@ -10,6 +10,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use daemon::config::chain;
 use flow::{StoreId, UnixNanos};
 use rand::Rng;
 use thiserror::Error;
@@ -39,7 +40,7 @@ pub struct PipelineConfig {
     pub retry_min: Duration,
     /// The longest one.
     pub retry_max: Duration,
-    /// How often memory is cleared of entries that ended long ago.
+    /// How often memory is cleared of entries that ended long ago, and silent ones are closed.
     pub evict_every: Duration,
 }
 
@@ -378,12 +379,11 @@ impl<S: Store> Pipeline<S> {
                 // What was taken of an older session stays taken: copies of it attach to it.
                 let opened = match (&self.away, &*self.state.borrow()) {
                     (Some(_), StoreState::Away(why)) => Err(PipelineError::StoreAway(why.clone())),
-                    _ => {
+                    _ => self.intake.open(&node, epoch, now()).map_err(Into::into).map(|()| {
                         let committed = self.intake.committed(&node, epoch);
                         let digest = self.intake.committed_digest(&node, epoch);
-                        self.intake.open(&node, epoch);
-                        Ok(Opened { store: self.store, committed, digest })
-                    }
+                        Opened { store: self.store, committed, digest }
+                    }),
                 };
                 // The session may have gone meanwhile.
                 let _gone = reply.send(opened);
@@ -442,7 +442,7 @@ impl<S: Store> Pipeline<S> {
         }
         let declared = decode::declared(arrived);
         let frame = decode::decode(arrived, now()).map_err(|error| {
-            let (node, epoch, reason) = (&arrived.node, arrived.epoch, error.text());
+            let (node, epoch, reason) = (&arrived.node, arrived.epoch, chain(&error));
             tracing::error!(%node, %epoch, %seq, reason, "a frame cannot be taken");
             (FrameOutcome::Malformed, Answer::Rejected { seq, reason })
         })?;
@@ -456,11 +456,18 @@ impl<S: Store> Pipeline<S> {
         let dropped = self.outbox.take_dropped();
         let budget = self.collected.declared + self.flying;
         self.metrics.levels(self.queue.len(), budget, owed, dropped);
-        if self.evicted.elapsed() >= self.config.evict_every
-            && let Some(Writer::Idle(committer)) = &mut self.writer
-        {
-            committer.evict(now());
-            self.evicted = Instant::now();
+        if self.evicted.elapsed() >= self.config.evict_every {
+            self.writer = match self.writer.take() {
+                Some(Writer::Idle(mut committer)) => Some(match committer.look_after(now()) {
+                    // There may be more: looked for again as soon as these are closed.
+                    true => fly(committer, Work::default()),
+                    false => {
+                        self.evicted = Instant::now();
+                        Writer::Idle(committer)
+                    }
+                }),
+                other => other,
+            };
         }
     }
 }

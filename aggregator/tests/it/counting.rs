@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use aggregator::count::{Body, CounterConfig, Frame};
+use aggregator::count::{Body, CounterConfig, Frame, SilenceLimits};
 use aggregator::pipeline::commit::{Committer, Done, Fatal, Stop, Work};
 use aggregator::store::Store;
 use aggregator::store::model::{Contents, Fault, ModelStore};
@@ -34,8 +34,11 @@ fn store() -> ModelStore {
 }
 
 fn start(store: &ModelStore, now: u64) -> Committer<ModelStore> {
-    let config =
-        CounterConfig { memory_horizon: Duration::from_secs(600), ..CounterConfig::default() };
+    let config = CounterConfig {
+        memory_horizon: Duration::from_secs(600),
+        silence: SilenceLimits::uniform(Duration::from_secs(1_000)),
+        ..CounterConfig::default()
+    };
     ready(Committer::start(store.clone(), WriterToken([1; 16]), config, unix(now))).unwrap()
 }
 
@@ -155,7 +158,7 @@ fn an_entry_that_left_memory_is_found_again() {
     let mut committer = start(&store, 0);
     let first = ended(record(1, 105, 110, 0, 10));
     commit(&mut committer, vec![batch(ONE, 1, 110, vec![first, record(2, 106, 110, 0, 1)])]);
-    committer.evict(unix(5_000));
+    committer.look_after(unix(5_000));
     assert_eq!(committer.counter().entries(), 1, "the open one stays");
     // Hours late, from a spool of another epoch: the same entry, more of it.
     let late = Record { flags: RecordFlags::REBASE, ..record(1, 105, 112, 0, 12) };
@@ -166,6 +169,108 @@ fn an_entry_that_left_memory_is_found_again() {
     assert_eq!(store.contents().observers.len(), 2);
 }
 
+/// Lets the committer close what is silent at `now`, and says whether there was anything.
+fn close_silent(committer: &mut Committer<ModelStore>, now: u64) -> bool {
+    let closes = committer.look_after(unix(now));
+    commit(committer, Vec::new());
+    closes
+}
+
+fn ends(store: &ModelStore) -> Vec<Option<flow::UnixNanos>> {
+    store.with_contents(|contents| contents.observers.values().map(|row| row.ended).collect())
+}
+
+#[test]
+fn a_silent_entry_is_closed_and_opened_by_its_next_growth() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    commit(&mut committer, vec![batch(ONE, 1, 110, vec![record(1, 105, 110, 0, 10)])]);
+    assert!(!close_silent(&mut committer, 1_112), "it may live for a thousand seconds");
+    assert!(close_silent(&mut committer, 1_113));
+    assert_eq!(ends(&store), [Some(unix(112))], "receipt of its last record");
+    assert!(!close_silent(&mut committer, 1_800), "closed once");
+    assert_eq!(committer.counter().entries(), 0, "and forgotten as one that has ended");
+
+    // Its node was only cut off: the base it writes is what was counted.
+    let late = |frame: Frame| Frame { received: unix(2_000), ..frame };
+    let grown = batch(ONE, 2, 120, vec![record(1, 105, 120, 10, 14)]);
+    commit(&mut committer, vec![late(grown)]);
+    assert_eq!((total(&store), ends(&store)), (counters(14), vec![None]));
+
+    // Closed again; an old reading from a copy of the spool is no news, and counts nothing.
+    assert!(close_silent(&mut committer, 4_000));
+    let (store_of, at) = (&store, Some(unix(2_000)));
+    assert_eq!(ends(store_of), [at]);
+    let old = Record { flags: RecordFlags::REBASE, ..record(1, 105, 112, 0, 12) };
+    commit(&mut committer, vec![late(batch(TWO, 1, 112, vec![old]))]);
+    assert_eq!((total(&store), ends(&store)), (counters(14), vec![at]));
+
+    // What it counted comes from its rows now, since there were two epochs.
+    close_silent(&mut committer, 8_000);
+    assert_eq!(committer.counter().entries(), 0);
+    let last = ended(Record { flags: RecordFlags::REBASE, ..record(1, 105, 130, 0, 20) });
+    let mut frame = batch(TWO, 2, 130, vec![last]);
+    frame.received = unix(9_000);
+    commit(&mut committer, vec![frame]);
+    assert_eq!((total(&store), ends(&store)), (counters(20), vec![Some(unix(9_000))]));
+    assert_eq!(store.contents().observers.len(), 1);
+}
+
+#[test]
+fn a_restart_takes_no_living_entry_for_silent() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    commit(&mut committer, vec![batch(ONE, 1, 110, vec![record(1, 105, 110, 0, 10)])]);
+    commit(&mut committer, vec![batch(ONE, 2, 3_000, vec![record(1, 105, 3_000, 10, 11)])]);
+    commit(&mut committer, vec![gap(ONE, 3, 3, 3_500)]);
+    // It was seen first long ago; its node was heard of at 3002.
+    let mut committer = start(&store, 3_600);
+    assert!(!close_silent(&mut committer, 4_002));
+    assert!(close_silent(&mut committer, 4_003));
+    assert_eq!(ends(&store), [Some(unix(3_002))]);
+}
+
+#[test]
+fn closing_survives_a_store_that_fails() {
+    for fault in [Fault::Unavailable, Fault::LostCommit, Fault::KeptCommit, Fault::KeptAndSilent] {
+        let store = store();
+        let mut committer = start(&store, 0);
+        commit(&mut committer, vec![batch(ONE, 1, 110, vec![record(1, 105, 110, 0, 10)])]);
+        store.inject([fault]);
+        assert!(committer.look_after(unix(1_200)));
+        // A frame that arrives meanwhile waits, and opens it again.
+        let frame = batch(ONE, 2, 120, vec![record(1, 105, 120, 10, 14)]);
+        let mut work = Work { todo: vec![frame], done: Vec::new() };
+        let stopped = ready(committer.run(&mut work));
+        assert!(matches!(stopped, Err(Stop::Away(_))), "{fault:?}: {stopped:?}");
+        assert!(work.done.is_empty() && committer.look_after(unix(1_300)));
+        ready(committer.run(&mut work)).unwrap();
+        assert_eq!((total(&store), ends(&store)), (counters(14), vec![None]), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_late_reading_of_an_ended_entry_does_not_make_memory_forget_the_present() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    commit(&mut committer, vec![batch(ONE, 1, 100, vec![])]);
+    let entry = ended(record(1, 105, 110, 0, 10));
+    commit(&mut committer, vec![batch(ONE, 2, 110, vec![entry])]);
+    committer.look_after(unix(5_000));
+    // A copy of its spool tells it again; then memory is cleared of it once more.
+    commit(
+        &mut committer,
+        vec![Frame { received: unix(5_001), ..batch(TWO, 1, 110, vec![entry]) }],
+    );
+    commit(&mut committer, vec![batch(ONE, 3, 5_100, vec![])]);
+    committer.look_after(unix(5_200));
+    assert_eq!(committer.counter().entries(), 0);
+    // An entry born now is known to be new: the store need not be asked, and it is away.
+    store.leave_unanswered(1);
+    commit(&mut committer, vec![batch(ONE, 4, 5_210, vec![record(2, 5_205, 5_210, 0, 1)])]);
+    assert_eq!(total(&store), counters(11));
+}
+
 #[test]
 fn wrong_clocks_do_not_split_an_entry() {
     let store = store();
@@ -173,7 +278,7 @@ fn wrong_clocks_do_not_split_an_entry() {
     commit(&mut committer, vec![batch(ONE, 1, 100, vec![])]);
     let entry = record(1, 105, 110, 0, 10);
     commit(&mut committer, vec![batch(ONE, 2, 110, vec![ended(entry)])]);
-    committer.evict(unix(5_000));
+    committer.look_after(unix(5_000));
     // The aggregator's clock goes a day ahead; by it the entry looks younger than all forgotten.
     let mut late = batch(ONE, 3, 111, vec![record(1, 105, 111, 10, 11)]);
     late.clock.as_mut().unwrap().offset = ClockOffset(BOOTED + 86_400 * SECOND as i64);
@@ -195,7 +300,7 @@ fn over_the_bound_the_longest_silent_are_forgotten() {
         let records = vec![record(port, 105, 100 + 10 * seq, 0, 10)];
         commit(&mut committer, vec![batch(ONE, seq, 100 + 10 * seq, records)]);
     }
-    committer.evict(unix(400));
+    committer.look_after(unix(400));
     assert!(committer.counter().entries() <= 10);
     let again = (1..=20).map(|port| record(port, 105, 400, 10, 12)).collect();
     commit(&mut committer, vec![batch(ONE, 21, 400, again)]);
@@ -469,7 +574,7 @@ proptest! {
                 Step::Restart => committer = start(&store, now),
                 Step::Evict => {
                     now += 2_000;
-                    committer.evict(unix(now));
+                    committer.look_after(unix(now));
                 }
                 Step::Fail(fault) => store.inject([fault]),
             }
