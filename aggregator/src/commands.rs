@@ -33,8 +33,13 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         None => {
-            daemon::log::init(&config.log)?;
-            run::run(config)
+            let log = daemon::log::init(&config.log)?;
+            let source = Box::new(move || {
+                let general = &cli.general;
+                let file = general.config.as_deref();
+                Config::load(file, &surroundings, cli.flags(), general.debug)
+            });
+            run::run(run::Start { config, raw, source, log })
         }
         Some(Command::CheckConfig) => {
             Ok(daemon::config::tell_right(config.file.as_deref(), &mut stdout())?)

@@ -3,7 +3,7 @@
 //! Start: keys and listeners first, because what is wrong there needs no store; then the store
 //! (its migrations, its writer token, what is open in it), the pipeline, and at last the sessions.
 //! Stop: sessions take nothing new and tell the answers they still get; the pipeline's queue then
-//! closes, and it commits what it has; then the store is closed.
+//! closes, and it commits what it has; then the store is closed. SIGHUP in between: [`crate::reload`].
 
 use std::sync::Arc;
 
@@ -13,79 +13,110 @@ use daemon::ready::{Part, Readiness};
 use flow::UnixNanos;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
-use crate::config::{Config, StoreChoice};
+use crate::config::{Config, RawConfig, StoreChoice};
 use crate::count::CounterConfig;
-use crate::ingest::{Ingest, IngestConfig, IngestMetrics};
+use crate::ingest::{Ingest, IngestConfig};
+use crate::metrics::Metrics;
 use crate::pipeline::commit::Committer;
 use crate::pipeline::task::{PipelineConfig, StoreState};
-use crate::pipeline::{self, Handle, PipelineMetrics};
+use crate::pipeline::{self, Handle};
+use crate::reload::{self, Reload};
 use crate::store::row::WriterToken;
 use crate::store::sqlite::{SqliteConfig, SqliteStore};
-use crate::tls::{IssuedList, ServerFiles};
+use crate::tls::{Certificates, IssuedList, ServerFiles};
+
+/// A configuration, where it can be read again, and how much of it is logged.
+pub struct Start {
+    /// What to run on.
+    pub config: Config,
+    /// The same as it was written.
+    pub raw: RawConfig,
+    /// Where it came from.
+    pub source: reload::Source,
+    /// The installed log.
+    pub log: daemon::log::Control,
+}
 
 /// Runs an aggregator until it is told to stop, or must.
 ///
 /// # Errors
 /// When it cannot start or go on; the error says what to do.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(start: Start) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime could not be started")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(start))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(start: Start) -> anyhow::Result<()> {
+    let Start { config, raw, source, log } = start;
+    // Before anything else: unheard, it would end the process.
+    let hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be received")?;
     let mut registry = Registry::default();
     let readiness = Readiness::default();
     let http_metrics = HttpMetrics::default();
-    http_metrics.register(&mut registry);
     std::fs::create_dir_all(&config.state_dir).with_context(|| {
         format!("the state folder {} cannot be made", config.state_dir.display())
     })?;
 
     let issued = Arc::new(IssuedList::load(&config.pki)?);
-    issued.register(&mut registry);
     let files = ServerFiles::in_dir(&config.pki);
+    let certificates = Certificates::read(&files)?;
     let tls = crate::tls::server_config(&files, Arc::clone(&issued), Timestamp::now())?;
     let settings = ingest_config(&config);
     let endpoint = crate::ingest::listen(config.listen, tls, &settings)?;
+    let listen = endpoint.local_addr().unwrap_or(config.listen);
     let http = match &config.http {
-        Some(listener) => Some(daemon::http::bind(listener, http_metrics).await?),
+        Some(listener) => Some(daemon::http::bind(listener, http_metrics.clone()).await?),
         None => None,
     };
 
     let StoreChoice::Sqlite(path) = &config.store;
     let store = SqliteStore::open(&SqliteConfig::new(path)).await?;
-    store.metrics().register(&mut registry);
     let token = WriterToken(rand::random());
     let committer = Committer::start(store.clone(), token, counter_config(&config), now())
         .await
         .context("what is in the store could not be read")?;
-    committer.metrics().register(&mut registry);
+    let metrics = Metrics {
+        store: store.metrics().clone(),
+        count: committer.metrics().clone(),
+        issued: issued.metrics().clone(),
+        http: http_metrics,
+        ..Metrics::default()
+    };
+    metrics.register(&mut registry);
     info!(store = %committer.store_id(), path = %path.display(), "the store is open");
 
     let (handle, queue) = Handle::channel();
-    let pipeline_metrics = PipelineMetrics::default();
-    pipeline_metrics.register(&mut registry);
     let (state, states) = watch::channel(StoreState::Up);
     watch_store(readiness.part("store", "not asked yet"), states);
     let writing = pipeline_config(&config);
-    let pipeline =
-        tokio::spawn(pipeline::task::run(committer, queue, writing, pipeline_metrics, state));
+    let counted = metrics.pipeline.clone();
+    let mut pipeline = tokio::spawn(pipeline::task::run(committer, queue, writing, counted, state));
 
-    let ingest_metrics = IngestMetrics::default();
-    ingest_metrics.register(&mut registry);
-    let ingest = Ingest::new(handle, issued, settings, ingest_metrics);
+    let mut reload = Reload {
+        source,
+        running: raw,
+        log,
+        issued: Arc::clone(&issued),
+        files,
+        certificates,
+        endpoint: endpoint.clone(),
+        ingest: settings,
+        http: http.as_ref().map(daemon::http::Bound::keys),
+        metrics: metrics.reload.clone(),
+    };
+    let ingest = Ingest::new(handle, issued, settings, metrics.ingest.clone());
     let (stop_ingest, ingest_stopped) = oneshot::channel::<()>();
     let sessions = tokio::spawn(ingest.serve(endpoint, async move {
         let _dropped = ingest_stopped.await;
     }));
-    info!(listen = %config.listen, version = env!("CARGO_PKG_VERSION"), "taking nodes");
+    info!(%listen, version = env!("CARGO_PKG_VERSION"), "taking nodes");
 
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let server = http.map(|bound| {
@@ -99,11 +130,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }))
     });
 
-    let mut pipeline = pipeline;
     let failed = tokio::select! {
         () = told_to_stop() => None,
+        () = reload_when_told(hangup, &mut reload) => None,
         ended = &mut pipeline => Some(ended),
     };
+    // It holds the endpoint.
+    drop(reload);
     drop(stop_ingest);
     let _ended = sessions.await;
     let ended = match failed {
@@ -164,6 +197,14 @@ fn watch_store(part: Part, mut states: watch::Receiver<StoreState>) {
             }
         }
     });
+}
+
+/// Reloads at every SIGHUP, for ever.
+async fn reload_when_told(mut hangup: Signal, reload: &mut Reload) {
+    while hangup.recv().await.is_some() {
+        reload.run(Timestamp::now());
+    }
+    std::future::pending().await
 }
 
 async fn told_to_stop() {

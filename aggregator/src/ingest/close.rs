@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use daemon::config::chain;
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use quinn::{ConnectionError, VarInt};
 use wire::control::RefuseReason;
@@ -113,23 +114,22 @@ impl End {
     }
 }
 
-/// An error and all its sources in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
 /// Label of a refused session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RefuseLabel(pub RefuseReason);
 
 impl RefuseLabel {
+    /// Every reason.
+    pub const ALL: [Self; 7] = [
+        Self(RefuseReason::WrongName),
+        Self(RefuseReason::NameInUse),
+        Self(RefuseReason::Revoked),
+        Self(RefuseReason::Unavailable),
+        Self(RefuseReason::TooManyNodes),
+        Self(RefuseReason::Malformed),
+        Self(RefuseReason::Unknown),
+    ];
+
     /// The label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

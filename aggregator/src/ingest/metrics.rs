@@ -1,9 +1,9 @@
 //! What ingest counts.
 
-use std::fmt;
 use std::sync::atomic::AtomicI64;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use daemon::label::present;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -27,33 +27,19 @@ pub struct RefuseLabels {
     pub reason: RefuseLabel,
 }
 
-/// What became of a data frame that arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FrameFate {
-    /// Taken, on its way to the pipeline.
-    Taken,
-    /// Here already.
-    Duplicate,
-    /// Committed already.
-    Committed,
-    /// Given up because frames before it are missing; the node sends it again.
-    Early,
-    /// Of a kind that this version does not know; skipped.
-    Unknown,
-}
-
-impl EncodeLabelValue for FrameFate {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        fmt::Write::write_str(
-            encoder,
-            match self {
-                Self::Taken => "taken",
-                Self::Duplicate => "duplicate",
-                Self::Committed => "committed",
-                Self::Early => "early",
-                Self::Unknown => "unknown",
-            },
-        )
+daemon::closed_label! {
+    /// What became of a data frame that arrived.
+    pub enum FrameFate {
+        /// Taken, on its way to the pipeline.
+        Taken = "taken",
+        /// Here already.
+        Duplicate = "duplicate",
+        /// Committed already.
+        Committed = "committed",
+        /// Given up because frames before it are missing; the node sends it again.
+        Early = "early",
+        /// Of a kind that this version does not know; skipped.
+        Unknown = "unknown",
     }
 }
 
@@ -65,7 +51,7 @@ pub struct FrameLabels {
 }
 
 /// Counters and gauges of ingest. A clone counts the same things.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct IngestMetrics {
     /// Handshakes that failed.
     pub tls: TlsMetrics,
@@ -99,32 +85,50 @@ pub struct IngestMetrics {
     pub clock_misfits: Counter,
 }
 
+impl Default for IngestMetrics {
+    fn default() -> Self {
+        let refused = RefuseLabel::ALL.into_iter().map(|reason| RefuseLabels { reason });
+        let closed = CloseReason::ALL.into_iter().map(|reason| CloseLabels { reason });
+        let frames = FrameFate::ALL.iter().map(|&fate| FrameLabels { fate });
+        Self {
+            tls: TlsMetrics::default(),
+            sessions: Gauge::default(),
+            welcomed: Counter::default(),
+            refused: present(refused),
+            closed: present(closed),
+            pending: Gauge::default(),
+            retries: Counter::default(),
+            turned_away: Counter::default(),
+            frames: present(frames),
+            bytes: Counter::default(),
+            buffered_bytes: Gauge::default(),
+            memory_waits: Counter::default(),
+            acks: Counter::default(),
+            nacks: Counter::default(),
+            clock_misfits: Counter::default(),
+        }
+    }
+}
+
 impl IngestMetrics {
     /// Makes the metrics visible.
     pub fn register(&self, registry: &mut Registry) {
         self.tls.register(registry);
-        let mut add = |name: &str, help: &str, metric: Box<dyn RegisterIn>| {
-            metric.register_in(registry, name, help);
-        };
-        add("sessions", "Nodes connected", Box::new(self.sessions.clone()));
-        add("sessions_welcomed", "Sessions begun", Box::new(self.welcomed.clone()));
-        add("sessions_refused", "Sessions refused", Box::new(self.refused.clone()));
-        add("connections_closed", "Connections ended", Box::new(self.closed.clone()));
-        add("peers_pending", "Peers on their way in", Box::new(self.pending.clone()));
-        let help = "Peers asked to prove their address";
-        add("retries", help, Box::new(self.retries.clone()));
-        let help = "Peers turned away because too many were on their way in";
-        add("peers_turned_away", help, Box::new(self.turned_away.clone()));
-        add("frames", "Data frames that arrived whole", Box::new(self.frames.clone()));
-        add("frame_bytes", "Bytes of these frames", Box::new(self.bytes.clone()));
-        let help = "Bytes reserved for frames on their way to the pipeline";
-        add("buffered_bytes", help, Box::new(self.buffered_bytes.clone()));
-        let help = "Frames that had to wait for that memory";
-        add("memory_waits", help, Box::new(self.memory_waits.clone()));
-        add("acks", "Acknowledgements sent", Box::new(self.acks.clone()));
-        add("nacks", "Frames that the pipeline did not take", Box::new(self.nacks.clone()));
-        let help = "Clock offsets told by nodes that contradict their own pings";
-        add("clock_misfits", help, Box::new(self.clock_misfits.clone()));
+        let r = registry.sub_registry_with_prefix("conntracct_ingest");
+        r.register("sessions", SESSIONS, self.sessions.clone());
+        r.register("sessions_welcomed", WELCOMED, self.welcomed.clone());
+        r.register("sessions_refused", REFUSED, self.refused.clone());
+        r.register("connections_closed", CLOSED, self.closed.clone());
+        r.register("peers_pending", PENDING, self.pending.clone());
+        r.register("retries", RETRIES, self.retries.clone());
+        r.register("peers_turned_away", TURNED_AWAY, self.turned_away.clone());
+        r.register("frames", FRAMES, self.frames.clone());
+        r.register("frame_bytes", FRAME_BYTES, self.bytes.clone());
+        r.register("buffered_bytes", BUFFERED, self.buffered_bytes.clone());
+        r.register("memory_waits", MEMORY_WAITS, self.memory_waits.clone());
+        r.register("acks", ACKS, self.acks.clone());
+        r.register("nacks", NACKS, self.nacks.clone());
+        r.register("clock_misfits", CLOCK_MISFITS, self.clock_misfits.clone());
     }
 
     /// How many connections ended for `reason`.
@@ -158,16 +162,36 @@ impl IngestMetrics {
     }
 }
 
-/// A metric of any type, to be put into a registry.
-trait RegisterIn {
-    fn register_in(self: Box<Self>, registry: &mut Registry, name: &str, help: &str);
-}
-
-impl<M: prometheus_client::registry::Metric> RegisterIn for M {
-    fn register_in(self: Box<Self>, registry: &mut Registry, name: &str, help: &str) {
-        registry.register(format!("conntracct_ingest_{name}"), help, *self);
-    }
-}
+const SESSIONS: &str = "Nodes connected. Fewer than the fleet: `report --by node` shows who is \
+                        silent";
+const WELCOMED: &str = "Sessions begun. Many more than nodes: connections break, look at \
+                        connections_closed by reason";
+const REFUSED: &str = "Sessions refused after the handshake, by reason. name_in_use: two hosts \
+                       share a certificate; wrong_name: a node's configured name is not its \
+                       certificate's; too_many_nodes: raise limits.nodes";
+const CLOSED: &str = "Connections ended after the handshake, by reason. lost: the network; \
+                      malformed, stalled and not_reading: a broken or hostile node, the log \
+                      names it";
+const PENDING: &str = "Peers between their first packet and Welcome. High for long: a flood, or a \
+                       store that does not answer";
+const RETRIES: &str = "Peers asked to prove their address because many were on their way in. \
+                       Rises after an outage of the whole fleet; otherwise somebody floods the \
+                       port";
+const TURNED_AWAY: &str = "Peers turned away because too many were on their way in. They come \
+                           back by themselves; for long, it is a flood";
+const FRAMES: &str = "Data frames that arrived whole, by what became of them. early or duplicate \
+                      in numbers: the network loses packets";
+const FRAME_BYTES: &str = "Bytes of these frames, headers included. The load on the network";
+const BUFFERED: &str = "Bytes reserved for frames that the pipeline has not taken, 256 MiB at \
+                        most. High for long: the store is behind";
+const MEMORY_WAITS: &str = "Frames that had to wait for that memory. Nodes are slowed, nothing is \
+                            lost; the store is behind";
+const ACKS: &str = "Acknowledgements sent. None while frames come in: nothing is committed, see \
+                    /readyz";
+const NACKS: &str = "Frames that the pipeline did not take, to come again or never. \
+                     conntracct_pipeline_frames says why";
+const CLOCK_MISFITS: &str = "Clock offsets told by nodes that contradict their own pings. One \
+                             node all the time: its clock or its network path is broken";
 
 #[cfg(test)]
 mod tests {

@@ -125,12 +125,21 @@ pub struct ListenError {
 /// When the address is taken or not ours.
 pub fn listen(
     listen: SocketAddr,
-    mut tls: quinn::ServerConfig,
+    tls: quinn::ServerConfig,
     config: &IngestConfig,
 ) -> Result<Endpoint, ListenError> {
+    Endpoint::server(bounded(tls, config), listen).map_err(|source| ListenError { listen, source })
+}
+
+/// Lets new connections use `tls`; those there are go on as they began.
+pub fn renew(endpoint: &Endpoint, tls: quinn::ServerConfig, config: &IngestConfig) {
+    endpoint.set_server_config(Some(bounded(tls, config)));
+}
+
+fn bounded(mut tls: quinn::ServerConfig, config: &IngestConfig) -> quinn::ServerConfig {
     tls.transport_config(Arc::new(config.transport()));
     tls.max_incoming(config.gate.pending);
-    Endpoint::server(tls, listen).map_err(|source| ListenError { listen, source })
+    tls
 }
 
 /// Ingest, ready to serve.

@@ -101,7 +101,7 @@ impl PkiCommand {
                 authority.renew_server(&sans, now)?;
                 told(out, self.json, "renewed", &dir)?;
                 if !self.json {
-                    writeln!(out, "Restart the aggregator to use the new certificate.")?;
+                    writeln!(out, "Send the aggregator SIGHUP: new connections then use it.")?;
                 }
             }
             PkiAction::Issue { name, output, renew } => {

@@ -202,7 +202,8 @@ impl TlsMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "conntracct_ingest_handshakes_failed",
-            "Connections of nodes that did not get through the TLS handshake",
+            "Connections that did not get through the TLS handshake, by reason. Each reason has its \
+             sentence in the log, with what to do",
             self.failed.clone(),
         );
     }

@@ -43,7 +43,25 @@ pub struct IssuedList {
     /// The file as it was when it was last read.
     seen: Mutex<Stamp>,
     serials: watch::Sender<Arc<Serials>>,
+    metrics: IssuedMetrics,
+}
+
+/// What following the list counts; clones share the same figures.
+#[derive(Clone, Debug, Default)]
+pub struct IssuedMetrics {
     failures: Counter,
+}
+
+impl IssuedMetrics {
+    /// Makes them visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "conntracct_ingest_issued_reload_failures",
+            "Times pki/issued.json could not be read again. The list before stays in force: repair \
+             the file, or revocations do not work",
+            self.failures.clone(),
+        );
+    }
 }
 
 type Serials = HashMap<Serial, (NodeName, bool)>;
@@ -62,20 +80,24 @@ impl IssuedList {
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
         let seen = Mutex::new(stamp(dir));
         let (serials, _) = watch::channel(Arc::new(read(dir)?));
-        Ok(Self { dir: dir.to_owned(), seen, serials, failures: Counter::default() })
+        Ok(Self { dir: dir.to_owned(), seen, serials, metrics: IssuedMetrics::default() })
     }
 
-    /// Reads it again; sessions whose serial is no longer good close at once.
+    /// Reads it again; sessions whose serial is no longer good close at once. Whether anything has
+    /// changed since it was last read.
     ///
     /// # Errors
     /// When it cannot be read: the list before stays in force.
-    pub fn reload(&self) -> Result<(), IssuedError> {
+    pub fn reload(&self) -> Result<bool, IssuedError> {
         *self.seen() = stamp(&self.dir);
         let fresh = read(&self.dir).inspect_err(|_| {
-            self.failures.inc();
+            self.metrics.failures.inc();
         })?;
-        self.serials.send_replace(Arc::new(fresh));
-        Ok(())
+        Ok(self.serials.send_if_modified(|serials| {
+            let changed = **serials != fresh;
+            *serials = Arc::new(fresh);
+            changed
+        }))
     }
 
     /// Whether a certificate opens the door now. A serial that is not known makes it look at the
@@ -109,7 +131,7 @@ impl IssuedList {
             return false;
         }
         match self.reload() {
-            Ok(()) => {
+            Ok(_) => {
                 tracing::info!(certificates = self.len(), "issued list reloaded");
                 true
             }
@@ -125,13 +147,10 @@ impl IssuedList {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes its metrics visible.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "conntracct_ingest_issued_reload_failures",
-            "Times the list of issued certificates could not be read again",
-            self.failures.clone(),
-        );
+    /// Its metrics, to be registered once.
+    #[must_use]
+    pub const fn metrics(&self) -> &IssuedMetrics {
+        &self.metrics
     }
 
     /// Certificates listed, revoked ones included.

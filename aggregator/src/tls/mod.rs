@@ -107,6 +107,33 @@ pub enum TlsError {
     },
 }
 
+/// What the aggregator shows nodes, and by whose certificates it knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificates {
+    ca: Vec<CertificateDer<'static>>,
+    own: Vec<CertificateDer<'static>>,
+}
+
+impl Certificates {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When a file is missing or holds something else.
+    pub fn read(files: &ServerFiles) -> Result<Self, TlsError> {
+        Ok(Self { ca: certificates(&files.ca)?, own: certificates(&files.cert)? })
+    }
+
+    /// What differs in `other`, in words.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let parts = [
+            ("server certificate", self.own != other.own),
+            ("CA certificate", self.ca != other.ca),
+        ];
+        parts.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
+    }
+}
+
 /// The QUIC server's configuration, transport parameters aside.
 ///
 /// # Errors

@@ -13,6 +13,8 @@ mod golden;
 #[cfg(test)]
 mod ingest;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod program;

@@ -4,43 +4,64 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
+use aggregator::pki::Authority;
 use daemon::http::{Answer, Listener, get};
+use flow::NodeName;
+use jiff::Timestamp;
+use node::tls::IdentityPaths;
+use rustls_pki_types::CertificateDer;
+
+use crate::ingest::fleet::{config_of, dial};
 
 /// A running aggregator; killed when dropped.
 struct Program {
     child: Child,
     listener: Listener,
+    /// Where nodes connect.
+    quic: SocketAddr,
+    log: Receiver<String>,
+}
+
+fn command(state: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_conntracct-aggregator"));
+    command.env_clear().arg("--state-dir").arg(state);
+    command
 }
 
 impl Program {
     /// Makes a PKI in `state` and starts an aggregator there, on free ports of loopback.
-    fn start(state: &Path) -> Self {
-        let run = |arguments: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_conntracct-aggregator"));
-            command.env_clear().arg("--state-dir").arg(state).args(arguments);
-            command
-        };
-        let made = run(&["pki", "init", "--san", "localhost"]).output().unwrap();
+    fn start(state: &Path, more: &[&str]) -> Self {
+        let made = command(state).args(["pki", "init", "--san", "localhost"]).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut child = run(&["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        let mut child = command(state)
+            .args(["--listen", "[::1]:0", "--http", "127.0.0.1:0"])
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut said = String::new();
-        let address = loop {
-            let before = said.len();
-            assert_ne!(log.read_line(&mut said).unwrap(), 0, "it ended: {said}");
-            if said[before..].contains("HTTP") {
-                break address(&said[before..]).unwrap_or_else(|| panic!("no address in {said}"));
-            }
-        };
+        let said = BufReader::new(child.stderr.take().unwrap());
+        let (lines, log) = mpsc::channel();
         // Whoever logs must be read.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        std::thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                let _nobody_waits = lines.send(line);
+            }
+        });
+        let quic = address(&line(&log, "taking nodes"), "[::1]:");
+        let http = address(&line(&log, "listening for HTTP"), "127.0.0.1:");
         let token = Some(state.join("http-token"));
-        let listener = Listener { addresses: vec![address], hosts: Vec::new(), token, tls: None };
-        Self { child, listener }
+        let listener = Listener { addresses: vec![http], hosts: Vec::new(), token, tls: None };
+        Self { child, listener, quic, log }
+    }
+
+    /// Sends SIGHUP and returns the line that says what came of it.
+    fn reload(&self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        line(&self.log, "needs_restart")
     }
 
     fn get(&self, target: &str) -> (u16, String) {
@@ -56,20 +77,30 @@ impl Drop for Program {
     }
 }
 
-/// The first address of loopback with a port in a line of log.
-fn address(line: &str) -> Option<SocketAddr> {
-    let start = line.find("127.0.0.1:")?;
-    let rest = &line[start..];
-    let end = rest["127.0.0.1:".len()..]
-        .find(|c: char| !c.is_ascii_digit())
-        .map_or(rest.len(), |end| end + "127.0.0.1:".len());
-    rest[..end].parse().ok()
+/// The next line of log with `text`, whatever comes before it.
+fn line(log: &Receiver<String>, text: &str) -> String {
+    let mut said = String::new();
+    loop {
+        match log.recv_timeout(Duration::from_secs(60)) {
+            Ok(line) if line.contains(text) => return line,
+            Ok(line) => said += &format!("{line}\n"),
+            Err(error) => panic!("no line with {text:?} ({error}); it said:\n{said}"),
+        }
+    }
+}
+
+/// The address in a line of log that begins like this.
+fn address(line: &str, begin: &str) -> SocketAddr {
+    let start = line.find(begin).unwrap_or_else(|| panic!("no {begin} in {line}"));
+    let (host, rest) = line[start..].split_at(begin.len());
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    format!("{host}{}", &rest[..end]).parse().unwrap()
 }
 
 #[test]
 fn the_running_program_answers_and_reports_while_it_runs() {
     let state = tempfile::tempdir().unwrap();
-    let program = Program::start(state.path());
+    let program = Program::start(state.path(), &[]);
     assert_eq!(program.get("/healthz"), (200, "alive\n".into()));
     let (status, body) = program.get("/readyz");
     let ready: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -97,6 +128,74 @@ fn the_running_program_answers_and_reports_while_it_runs() {
     assert!(report.status.success(), "{said}");
     let total: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
     assert_eq!((&total["row"], &total["flows"]), (&"total".into(), &0.into()));
+}
+
+/// The certificate that the program shows on its QUIC port.
+fn certificate(program: &Program, identity: &IdentityPaths) -> Vec<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (connection, _endpoint) =
+        runtime.block_on(dial(program.quic, config_of(identity))).unwrap();
+    let chain = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'_>>>().unwrap();
+    chain[0].to_vec()
+}
+
+#[test]
+fn sighup_reloads_what_it_can_says_the_rest_and_never_ends_the_program() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("aggregator.toml");
+    std::fs::write(&file, "[log]\nlevel = \"info\"\n").unwrap();
+    let program = Program::start(state.path(), &["--config", file.to_str().unwrap()]);
+    let line = program.reload();
+    assert!(line.contains("changed=\"nothing\" needs_restart=\"nothing\""), "{line}");
+
+    // Everything at once: a revocation, our certificate, the token, the level, and two keys that
+    // nothing but a restart changes.
+    let pki = Authority::at(&state.path().join("pki"));
+    let (gw1, gw2) = (NodeName::new("gw1").unwrap(), NodeName::new("gw2").unwrap());
+    let bundle = |name: &str| state.path().join(format!("{name}.bundle"));
+    pki.issue(&gw1, &bundle("gw1"), false, Timestamp::now()).unwrap();
+    pki.issue(&gw2, &bundle("gw2"), false, Timestamp::now()).unwrap();
+    let identity =
+        node::join::join(&bundle("gw1"), &state.path().join("gw1"), false).unwrap().paths;
+    let before = certificate(&program, &identity);
+    pki.revoke(&gw2, None, Timestamp::now()).unwrap();
+    pki.renew_server(&["localhost".to_owned()], Timestamp::now()).unwrap();
+    assert_eq!(certificate(&program, &identity), before, "nobody has told it");
+    let token = state.path().join("http-token");
+    std::fs::write(&token, "another-token-of-24-bytes\n").unwrap();
+    assert_eq!(program.get("/stats").0, 401);
+    std::fs::write(
+        &file,
+        "spool_age_max = \"3d\"\n[log]\nlevel = \"debug\"\n[limits]\nnodes = 9\n",
+    )
+    .unwrap();
+    let line = program.reload();
+    for part in [
+        "log.level (info -> debug)",
+        "server certificate",
+        "HTTP token",
+        "needs_restart=\"limits.nodes, spool_age_max\"",
+        " INFO ",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    assert_ne!(certificate(&program, &identity), before);
+    assert_eq!(program.get("/stats").0, 200);
+    let (_, text) = program.get("/metrics");
+    assert!(text.contains("\nconntracct_config_waiting_keys 2\n"), "{text}");
+
+    // What is wrong is said, and stays as it was.
+    std::fs::write(&file, "lisen = 3\n").unwrap();
+    std::fs::write(state.path().join("pki/issued.json"), "{").unwrap();
+    std::fs::write(&token, "short\n").unwrap();
+    let line = program.reload();
+    for part in ["ERROR", "lisen", "issued.json", "http-token"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    std::fs::write(&token, "another-token-of-24-bytes\n").unwrap();
+    assert_eq!(program.get("/healthz").0, 200);
+    let (_, text) = program.get("/metrics");
+    assert!(text.contains("conntracct_config_reloads_total{outcome=\"part\"} 1"), "{text}");
 }
 
 /// Has Prometheus' own checker read `text`. Where it is not installed the check is left out, but

@@ -1,5 +1,5 @@
 //! Ingest over real QUIC on loopback.
 
-mod fleet;
+pub(crate) mod fleet;
 mod refusals;
 mod sessions;
