@@ -1,18 +1,14 @@
 //! The aggregator of the simulation: sessions, order, counting and commits by its own cores, on a
-//! store in memory that fails when it is told to.
+//! [`Database`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use aggregator::count::{Body, CounterConfig, Frame};
+use aggregator::count::{Body, CounterConfig, Frame, SilenceLimits};
 use aggregator::ingest::reorder::{Numbers, Placed, Reorder, ReorderLimits};
 use aggregator::ingest::table::{Admission, SessionId, SessionTable};
 use aggregator::pipeline::commit::{Committer, Done, Stop, Work};
 use aggregator::pipeline::intake::{Intake, Place};
-use aggregator::store::model::ModelStore;
 use aggregator::store::row::WriterToken;
 use flow::clock::SessionClock;
 use flow::{
@@ -25,6 +21,10 @@ use wire::control::{
 };
 use wire::frame::{Digest, Kind};
 use wire::gap::Gap;
+
+use crate::database::{Database, Saved};
+use crate::outcome::{self, Happened};
+use crate::world::Setting;
 
 /// Something said on a connection.
 pub(crate) type Said = (u64, Message);
@@ -52,7 +52,7 @@ struct Session {
 
 /// What dies with the process.
 struct Running {
-    committer: Committer<ModelStore>,
+    committer: Committer<Database>,
     table: SessionTable,
     sessions: BTreeMap<u64, Session>,
     intake: Intake,
@@ -61,7 +61,9 @@ struct Running {
 
 /// The aggregator.
 pub(crate) struct Centre {
-    pub(crate) store: ModelStore,
+    pub(crate) store: Database,
+    pub(crate) happened: Happened,
+    setting: Setting,
     running: Option<Running>,
     zero: Instant,
     begun: UnixNanos,
@@ -70,8 +72,9 @@ pub(crate) struct Centre {
 }
 
 impl Centre {
-    pub(crate) fn new(store: ModelStore, begun: UnixNanos) -> Self {
-        Self { store, running: None, zero: Instant::now(), begun, delivered: HashMap::new() }
+    pub(crate) fn new(store: Database, setting: Setting, begun: UnixNanos) -> Self {
+        let (happened, zero, delivered) = (Happened::default(), Instant::now(), HashMap::new());
+        Self { store, happened, setting, running: None, zero, begun, delivered }
     }
 
     pub(crate) const fn is_up(&self) -> bool {
@@ -81,12 +84,20 @@ impl Centre {
     /// Starts, if the store answers.
     pub(crate) fn start(&mut self, now: UnixNanos, rng: &mut SmallRng) {
         let token = WriterToken(rng.random());
-        let config = CounterConfig {
-            memory_horizon: Duration::from_secs(rng.random_range(20..3_600)),
-            ..CounterConfig::default()
+        let memory_horizon = Duration::from_secs(rng.random_range(20..3_600));
+        let silence = match self.setting {
+            Setting::Usual => SilenceLimits::default(),
+            Setting::Changing | Setting::Sqlite => {
+                SilenceLimits::uniform(Duration::from_secs(rng.random_range(15..300)))
+            }
         };
-        let start = Committer::start(self.store.clone(), token, config, now);
-        if let Ok(committer) = ready(start) {
+        let config = CounterConfig { memory_horizon, silence, ..CounterConfig::default() };
+        let store = self.store.clone();
+        let started = self.store.wait(async {
+            store.open().await;
+            Committer::start(store.clone(), token, config, now).await
+        });
+        if let Ok(committer) = started {
             let table = SessionTable::new(100, Duration::from_secs(30));
             let (sessions, work) = (BTreeMap::new(), Work::default());
             let mut intake = Intake::default();
@@ -100,6 +111,13 @@ impl Centre {
     /// Dies; every connection is gone.
     pub(crate) fn kill(&mut self) {
         self.running = None;
+        self.store.let_go();
+    }
+
+    /// Dies, and what it wrote to is copied away.
+    pub(crate) fn save(&mut self) -> Saved {
+        self.kill();
+        self.store.save()
     }
 
     fn instant(&self, now: UnixNanos) -> Instant {
@@ -178,13 +196,13 @@ impl Centre {
     }
 
     /// What a batch said that arrived.
-    pub(crate) fn delivered(&self, digest: &Digest) -> Option<&[Delivered]> {
-        self.delivered.get(&digest.0).map(Vec::as_slice)
+    pub(crate) fn delivered(&self, digest: &[u8; 32]) -> Option<&[Delivered]> {
+        self.delivered.get(digest).map(Vec::as_slice)
     }
 
     /// Transactions committed.
     pub(crate) fn commits(&self) -> u64 {
-        self.store.with_contents(|contents| contents.commits)
+        self.store.commits()
     }
 
     /// Whether it has sent a COMMIT and does not know what became of it.
@@ -196,11 +214,19 @@ impl Centre {
     pub(crate) fn cycle(&mut self, now: UnixNanos) -> (Vec<Said>, bool) {
         let Some(running) = &mut self.running else { return (Vec::new(), false) };
         let mut said = running.collect();
-        let stopped = ready(running.committer.run(&mut running.work));
+        let told = |running: &Running| {
+            let metrics = running.committer.metrics();
+            (metrics.closed(), metrics.reopened())
+        };
+        let before = told(running);
+        let stopped = self.store.wait(running.committer.run(&mut running.work));
+        let after = told(running);
+        self.happened.add(outcome::Kind::SilentClosed, after.0 - before.0);
+        self.happened.add(outcome::Kind::Reopened, after.1 - before.1);
         for done in std::mem::take(&mut running.work.done) {
             running.tell(done, &mut said);
         }
-        running.committer.evict(now);
+        running.committer.look_after(now);
         (said, matches!(stopped, Err(Stop::Fatal(_))))
     }
 
@@ -250,7 +276,11 @@ impl Running {
         };
         let committed = self.intake.committed(&node, epoch);
         let digest = self.intake.committed_digest(&node, epoch);
-        self.intake.open(&node, epoch);
+        if let Err(refusal) = self.intake.open(&node, epoch, now) {
+            let (reason, message) = (RefuseReason::Unavailable, refusal.to_string());
+            let refused = Refused { reason, message, extensions: Vec::new() };
+            return (vec![(connection, Message::Refused(refused))], replaced);
+        }
         let reorder = Reorder::new(committed, ReorderLimits::default());
         let boot = hello.boot;
         let (clock, submitted) = (None, false);
@@ -363,13 +393,4 @@ fn decode(session: &Session, frame: &wire::frame::Frame, received: UnixNanos) ->
     };
     let (node, epoch, clock) = (session.node.clone(), session.epoch, session.clock);
     Some(Frame { node, epoch, first, last, digest, received, clock, body })
-}
-
-/// The result of a future that never waits, as all of the model store are.
-#[expect(clippy::panic, reason = "a model store that waits is a defect of the simulation")]
-fn ready<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("the model store's futures are always ready"),
-    }
 }

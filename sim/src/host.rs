@@ -80,6 +80,12 @@ pub(crate) struct Host {
     /// Frames that became durable on this disk, or were on it when it was copied, committed or
     /// not.
     kept: Frames,
+    /// Frames that were committed, and gone with their store; where they are sent again they are
+    /// kept again.
+    forgone: Frames,
+    /// It takes another store, and when somebody will tell it to.
+    pub(crate) accepts_new_store: bool,
+    pub(crate) told_to_accept: Option<UnixNanos>,
     /// Ends that need not be in any frame.
     excused: BTreeSet<EntryId>,
     /// The ends in `kept`, once the books are closed.
@@ -117,6 +123,9 @@ impl Host {
             aggregation_config,
             snapshot: None,
             kept: Frames::new(),
+            forgone: Frames::new(),
+            accepts_new_store: false,
+            told_to_accept: None,
             excused: BTreeSet::new(),
             kept_ends: BTreeSet::new(),
             told: 0,
@@ -137,7 +146,8 @@ impl Host {
         let kernel = Kernel::new(number, now, 0, rng.random(), rng);
         let (spool, aggregation) = (self.spool_config, self.aggregation_config);
         let twin = Self::new(self.name.clone(), kernel, spool, aggregation, rng);
-        Self { machine, disk, kept: self.kept.clone(), ..twin }
+        let (kept, forgone) = (self.kept.clone(), self.forgone.clone());
+        Self { machine, disk, kept, forgone, ..twin }
     }
 
     /// Starts the node, if its disk lets it.
@@ -165,7 +175,9 @@ impl Host {
         let restored = baselines.map(|baselines| (spool.epoch(), baselines, context.now));
         let config = self.aggregation_config;
         let aggregation = Aggregation::new(config, boot, restored, rng.random());
-        let uplink = Uplink::new(UplinkConfig::default(), boot);
+        let accept_new_store = std::mem::take(&mut self.accepts_new_store);
+        let uplink =
+            Uplink::new(UplinkConfig { accept_new_store, ..UplinkConfig::default() }, boot);
         self.kernel.listen();
         let (connection, intervals, sweep, undurable) = (None, 0, None, Vec::new());
         self.life =
@@ -235,6 +247,8 @@ impl Host {
     pub(crate) fn roll_back(&mut self) {
         if let Some((snapshot, kept)) = self.snapshot.clone() {
             self.disk.restore(&snapshot);
+            let had = |(digest, _): &([u8; 32], Kept)| !self.forgone.contains_key(digest);
+            let kept = kept.into_iter().filter(had).collect();
             self.lose_all_but(kept);
         }
     }
@@ -261,6 +275,33 @@ impl Host {
         let lost = std::mem::replace(&mut self.kept, kept);
         let lost = lost.into_iter().filter(|(digest, _)| !self.kept.contains_key(digest));
         self.excused.extend(lost.flat_map(|(_, frame)| frame.ends));
+    }
+
+    /// A store is gone with these frames of this name, and with what these gaps told.
+    pub(crate) fn forgo(
+        &mut self,
+        frames: &BTreeSet<(NodeName, [u8; 32])>,
+        drops: &BTreeSet<(NodeName, DropsTold)>,
+    ) {
+        for (digest, kept) in std::mem::take(&mut self.kept) {
+            let told = |drop: &DropsTold| drops.contains(&(self.name.clone(), *drop));
+            let gone = frames.contains(&(self.name.clone(), digest))
+                || kept.drops.as_ref().is_some_and(told);
+            if gone {
+                self.excused.extend(kept.ends.iter().copied());
+                self.forgone.insert(digest, kept);
+            } else {
+                self.kept.insert(digest, kept);
+            }
+        }
+    }
+
+    /// A frame is sent: if it was gone with a store, it must be in the one that takes it now.
+    pub(crate) fn regain(&mut self, Digest(digest): &Digest) {
+        if let Some(kept) = self.forgone.remove(digest) {
+            self.kept.insert(*digest, kept);
+            self.happened.note(Kind::Regained);
+        }
     }
 
     /// The node reads its events.
@@ -426,6 +467,12 @@ impl Host {
                     }
                     Some(NewEpochReason::OtherBytes { .. }) => {
                         self.happened.note(Kind::FoundOtherBytes);
+                    }
+                    Some(NewEpochReason::StoreRestored { .. }) => {
+                        self.happened.note(Kind::FoundRestored);
+                    }
+                    Some(NewEpochReason::OtherStore) => {
+                        self.happened.note(Kind::AcceptedOtherStore);
                     }
                     _ => {}
                 },

@@ -1,45 +1,37 @@
 //! Compares what is stored with what happened.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
-use aggregator::store::model::Contents;
-use flow::{Counters, EntryId, NodeName};
-use wire::gap::GapReason;
+use flow::{Counters, EntryId};
 
+use crate::book::{Book, Named};
 use crate::centre::Delivered;
 use crate::host::{DropsTold, Host};
 use crate::kernel::Truth;
-use crate::outcome::{Outcome, Violation};
+use crate::outcome::{Kind, Outcome, Violation};
 use crate::world::World;
-
-/// An entry of a node.
-type Named = (NodeName, EntryId);
 
 /// What is stored, and what the committed frames said.
 struct Stored {
-    /// Sum of the rows.
-    sums: HashMap<Named, Counters>,
+    book: Book,
     /// Highest reading of the committed frames.
     highest: HashMap<Named, Counters>,
     /// Entries whose end, seen, is in a committed frame.
     ended: BTreeSet<Named>,
-    /// What the committed gaps tell of dropped ends.
-    drops: BTreeSet<(NodeName, DropsTold)>,
 }
 
 impl World {
     pub(crate) fn violation(&self, what: String) -> Violation {
-        Violation { seed: self.seed, what }
+        Violation { seed: self.seed, setting: self.setting, what }
     }
 
     /// Looks at everything.
     pub(crate) fn judge(&self) -> Result<Outcome, Violation> {
-        let contents = self.centre.store.contents();
-        let mut stored = self.stored(&contents).map_err(|what| self.violation(what.to_owned()))?;
+        let mut stored = self.stored().map_err(|what| self.violation(what.to_owned()))?;
         let mut outcome = Outcome {
-            commits: contents.commits,
-            rows: contents.flows.len(),
-            happened: self.happened,
+            commits: self.centre.commits(),
+            rows: stored.book.rows,
+            happened: self.happened.plus(&self.centre.happened),
             ..Outcome::default()
         };
         for host in &self.hosts {
@@ -49,11 +41,12 @@ impl World {
                     .judge_entry(host, entry, truth, &mut stored)
                     .map_err(|what| self.violation(format!("{} {entry:?}: {what}", host.name)))?;
                 outcome.entries += 1;
+                outcome.happened.add(Kind::Unstamped, u64::from(entry.birth.start().is_none()));
                 if exact { outcome.exact += 1 } else { outcome.bounded += 1 }
             }
             self.judge_drops(host, &stored).map_err(|what| self.violation(what))?;
         }
-        match stored.sums.keys().next() {
+        match stored.book.sums.keys().next() {
             Some(ghost) => Err(self.violation(format!("stored, but never lived: {ghost:?}"))),
             None => Ok(outcome),
         }
@@ -68,7 +61,7 @@ impl World {
         stored: &mut Stored,
     ) -> Result<bool, String> {
         let named = (host.name.clone(), *entry);
-        let got = stored.sums.remove(&named).unwrap_or_default();
+        let got = stored.book.sums.remove(&named).unwrap_or_default();
         let delivered = stored.highest.get(&named).copied().unwrap_or_default();
         if got != delivered {
             return Err(format!("stored {got:?}, the highest reading delivered is {delivered:?}"));
@@ -98,56 +91,31 @@ impl World {
                 host.name
             ));
         }
-        let missing = |told: &&DropsTold| !stored.drops.contains(&(host.name.clone(), **told));
+        let missing = |told: &&DropsTold| !stored.book.drops.contains(&(host.name.clone(), **told));
         match host.kept_drops().find(missing) {
             Some(told) => Err(format!("{}: a gap is not stored: {told:?}", host.name)),
             None => Ok(()),
         }
     }
 
-    fn stored(&self, contents: &Contents) -> Result<Stored, &'static str> {
-        let mut stored = Stored {
-            sums: HashMap::new(),
-            highest: HashMap::new(),
-            ended: BTreeSet::new(),
-            drops: BTreeSet::new(),
-        };
-        let namespaces: BTreeMap<_, _> =
-            contents.netns.iter().map(|row| (row.netns, row.id)).collect();
-        let name = |node| contents.nodes.get(&node).map(|row| row.name.clone());
-        for row in &contents.flows {
-            let observer = contents.observers.get(&row.entry);
-            let netns = namespaces.get(&row.netns).copied();
-            let (Some(observer), Some(node), Some(netns)) = (observer, name(row.node), netns)
-            else {
-                return Err("a row without its observer, node or netns");
-            };
-            let (zone, orig, birth) = (observer.zone, observer.inside, observer.birth);
-            let sum = stored.sums.entry((node, EntryId { netns, zone, orig, birth })).or_default();
-            *sum = sum.plus(row.raw);
-            if row.counted != row.raw {
-                return Err("counted differs from raw with one observer");
-            }
-        }
-        for row in &contents.batches {
-            let delivered = self.centre.delivered(&row.digest);
-            let (Some(node), Some(delivered)) = (name(row.name.node), delivered) else {
+    fn stored(&self) -> Result<Stored, &'static str> {
+        let book = self.centre.store.book();
+        let (mut highest, mut over) = (HashMap::<Named, Counters>::new(), BTreeSet::new());
+        for (node, digest) in &book.frames {
+            let Some(delivered) = self.centre.delivered(digest) else {
                 return Err("a batch that nobody delivered");
             };
             for Delivered { entry, cum, ended } in delivered {
-                let highest = stored.highest.entry((node.clone(), *entry)).or_default();
+                let highest = highest.entry((node.clone(), *entry)).or_default();
                 *highest = highest.max(*cum);
                 if *ended {
-                    stored.ended.insert((node.clone(), *entry));
+                    over.insert((node.clone(), *entry));
                 }
             }
         }
-        for row in contents.gaps.iter().filter(|row| row.reason == GapReason::DroppedEnds) {
-            let Some(node) = name(row.name.node) else { return Err("a gap without its node") };
-            let (seq, at, flows) = (row.name.seq, row.at, row.flows);
-            let lost = row.lost.components();
-            stored.drops.insert((node, DropsTold { seq, at, flows, lost }));
+        match book.broken {
+            Some(what) => Err(what),
+            None => Ok(Stored { book, highest, ended: over }),
         }
-        Ok(stored)
     }
 }

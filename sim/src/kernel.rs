@@ -95,6 +95,11 @@ impl Kernel {
         UnixNanos(now.get() + self.wall_error)
     }
 
+    /// Somebody switches `nf_conntrack_timestamp`: entries born from now on are the other kind.
+    pub(crate) fn switch_stamps(&mut self) {
+        self.timestamps = !self.timestamps;
+    }
+
     /// Somebody sets the wall clock.
     pub(crate) fn step_wall(&mut self, by: i64) {
         self.wall_error += by;
@@ -215,7 +220,7 @@ impl Kernel {
         truth.ended = true;
         truth.unheard = !self.listening;
         if self.listening {
-            let stop = match self.timestamps {
+            let stop = match entry.start > 0 {
                 true => u64::try_from(self.wall(now).get()).unwrap_or(0),
                 false => 0,
             };

@@ -16,18 +16,28 @@
 //! - Nothing waits for ever.
 //!
 //! Entries whose counters somebody zeroed are held to the first of these only.
+//!
+//! Where the store itself changes ([`Setting::Changing`]), all of this is said of the store there
+//! is in the end. A backup that was put back, or another store, knows nothing of frames that only
+//! the former one had. Live entries are exact all the same, because their nodes begin anew; the
+//! end of an entry may be missing if its frame was committed to a store that is gone and no spool
+//! sends it again. Whatever a spool does send again must be there.
 
+mod book;
 mod centre;
+mod database;
 mod host;
 mod judge;
 mod kernel;
 mod network;
 mod outcome;
+mod sqlite;
+mod stores;
 mod trouble;
 mod world;
 
 pub use outcome::{Happened, Kind, Outcome, Violation};
-pub use world::World;
+pub use world::{Setting, World};
 
 /// Seconds of trouble in a world.
 pub const TROUBLE_SECONDS: u32 = 300;

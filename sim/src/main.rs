@@ -1,38 +1,41 @@
-//! Runs worlds by seed: `cargo xtask sim --worlds N --seed S`.
+//! Runs worlds by seed: `cargo xtask sim --worlds N --seed S --setting changing`.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use conntracct_sim::{Kind, Outcome, TROUBLE_SECONDS, World};
+use conntracct_sim::{Kind, Outcome, Setting, TROUBLE_SECONDS, World};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (mut worlds, mut seed) = (100u64, 1u64);
+    let (mut worlds, mut seed, mut setting) = (100u64, 1u64, Setting::Usual);
     while let Some(flag) = arguments.next() {
-        let value = arguments.next().and_then(|value| value.parse().ok());
-        match (flag.as_str(), value) {
-            ("--worlds", Some(value)) => worlds = value,
-            ("--seed", Some(value)) => seed = value,
+        let value = arguments.next().unwrap_or_default();
+        let named = Setting::ALL.into_iter().find(|(_, name)| *name == value);
+        match (flag.as_str(), value.parse(), named) {
+            ("--worlds", Ok(value), _) => worlds = value,
+            ("--seed", Ok(value), _) => seed = value,
+            ("--setting", _, Some((named, _))) => setting = named,
             _ => {
-                say("usage: sim [--worlds N] [--seed S]");
+                say("usage: sim [--worlds N] [--seed S] [--setting usual|changing|sqlite]");
                 return ExitCode::from(2);
             }
         }
     }
-    run(seed, worlds)
+    run(seed, worlds, setting)
 }
 
-fn run(first: u64, worlds: u64) -> ExitCode {
+fn run(first: u64, worlds: u64, setting: Setting) -> ExitCode {
     let begun = Instant::now();
     let (mut total, mut failed) = (Outcome::default(), 0u64);
     let mut told = begun;
     for seed in first..first.saturating_add(worlds) {
-        match World::new(seed).run(TROUBLE_SECONDS) {
+        match World::new(seed, setting).run(TROUBLE_SECONDS) {
             Ok(outcome) => total = total.plus(&outcome),
             Err(violation) => {
                 failed += 1;
-                say(&format!("seed {}: {}", violation.seed, violation.what));
+                let (seed, setting) = (violation.seed, violation.setting);
+                say(&format!("seed {seed} ({setting:?}): {}", violation.what));
             }
         }
         if std::io::stderr().is_terminal() && told.elapsed() > Duration::from_secs(1) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flow::UnixNanos;
-use node::uplink::Step;
+use node::uplink::{Ended, Step};
 use rand::Rng;
 use wire::control::{Message, RefuseReason};
 
@@ -59,6 +59,7 @@ impl World {
                     match life.spool.frame(epoch, seq, wall) {
                         Ok(Some(stored)) => {
                             life.uplink.sent(epoch, stored.span);
+                            self.hosts[host].regain(&stored.frame.header.digest);
                             if let Some(connection) = connection {
                                 self.post(connection, Payload::Data(stored.frame));
                             }
@@ -78,7 +79,12 @@ impl World {
                         self.post(connection, Payload::Up(Message::Ping(ping)));
                     }
                 }
-                Step::Close(_) => self.hang_up_host(host),
+                Step::Close(ended) => {
+                    if matches!(ended, Ended::OtherStore { .. }) {
+                        self.refuses_store(host);
+                    }
+                    self.hang_up_host(host);
+                }
             }
         }
     }

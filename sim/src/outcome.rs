@@ -1,5 +1,7 @@
 //! What a world showed, and what happened in it.
 
+use crate::world::Setting;
+
 /// Something that went wrong, or a way out of it that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -67,11 +69,35 @@ pub enum Kind {
     Retold,
     /// A frame was refused because its number was taken by other bytes.
     RefusedOtherBytes,
+    /// An entry was born without a start stamp.
+    Unstamped,
+    /// Somebody switched time stamps on or off.
+    StampsSwitched,
+    /// An entry was closed because nothing was heard of it for too long.
+    SilentClosed,
+    /// An entry that was over grew again.
+    Reopened,
+    /// The store was backed up.
+    StoreSaved,
+    /// A backup of the store was put back.
+    StoreRestored,
+    /// The aggregator was given another store.
+    StoreReplaced,
+    /// It was given the former one again.
+    StoreReturned,
+    /// A node gave its epoch up because the store had lost what it acknowledged.
+    FoundRestored,
+    /// A node sent nothing because another store was behind the aggregator.
+    RefusedOtherStore,
+    /// A node was told to accept another store, and began a new epoch.
+    AcceptedOtherStore,
+    /// A frame that a store had lost was still in a spool, and was sent again.
+    Regained,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 44] = [
         Self::NodeKilled,
         Self::DiskStopped,
         Self::CentreKilled,
@@ -104,12 +130,36 @@ impl Kind {
         Self::FoundOtherBytes,
         Self::Retold,
         Self::RefusedOtherBytes,
+        Self::Unstamped,
+        Self::StampsSwitched,
+        Self::SilentClosed,
+        Self::Reopened,
+        Self::StoreSaved,
+        Self::StoreRestored,
+        Self::StoreReplaced,
+        Self::StoreReturned,
+        Self::FoundRestored,
+        Self::RefusedOtherStore,
+        Self::AcceptedOtherStore,
+        Self::Regained,
     ];
+
+    /// Whether it happens only where stores and stamps change ([`crate::Setting::Changing`]).
+    #[must_use]
+    pub const fn is_change(self) -> bool {
+        self as usize > Self::Unstamped as usize
+    }
 }
 
 /// How often each kind of thing happened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Happened([u64; Kind::ALL.len()]);
+
+impl Default for Happened {
+    fn default() -> Self {
+        Self([0; Kind::ALL.len()])
+    }
+}
 
 impl Happened {
     /// It happened.
@@ -181,8 +231,10 @@ impl Outcome {
 /// A property that did not hold.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// The world's seed: it happens again with it.
+    /// The world's seed and setting: it happens again with them.
     pub seed: u64,
+    /// See `seed`.
+    pub setting: Setting,
     /// What did not hold.
     pub what: String,
 }
@@ -197,8 +249,8 @@ mod tests {
             assert_eq!(kind as usize, place);
         }
         let mut happened = Happened::default();
-        happened.note(Kind::RefusedOtherBytes);
-        assert_eq!(happened.plus(&happened).times(Kind::RefusedOtherBytes), 2);
+        happened.note(Kind::Regained);
+        assert_eq!(happened.plus(&happened).times(Kind::Regained), 2);
         assert_eq!(happened.never().count(), Kind::ALL.len() - 1);
     }
 }

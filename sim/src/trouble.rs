@@ -9,7 +9,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::outcome::Kind;
-use crate::world::World;
+use crate::world::{Setting, World};
 
 /// How often each kind of thing goes wrong, per second and place.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,14 +30,18 @@ pub(crate) struct Faults {
     zero: f64,
     step_clock: f64,
     pub(crate) torn_sweep: f64,
+    pub(crate) switch_stamps: f64,
+    pub(crate) save_store: f64,
+    pub(crate) restore_store: f64,
+    pub(crate) replace_store: f64,
 }
 
 impl Faults {
     /// A random selection: most worlds have few kinds of trouble, some have all.
-    pub(crate) fn draw(rng: &mut SmallRng) -> Self {
+    pub(crate) fn draw(setting: Setting, rng: &mut SmallRng) -> Self {
         let all = rng.random_bool(0.2);
         let mut some = |rate: f64| if all || rng.random_bool(0.35) { rate } else { 0.0 };
-        Self {
+        let usual = Self {
             kill_node: some(0.01),
             stop_disk: some(0.01),
             kill_centre: some(0.01),
@@ -54,6 +58,17 @@ impl Faults {
             zero: some(0.003),
             step_clock: some(0.005),
             torn_sweep: some(0.05),
+            ..Self::default()
+        };
+        if setting == Setting::Usual {
+            return usual;
+        }
+        Self {
+            switch_stamps: some(0.01),
+            save_store: 0.02,
+            restore_store: some(0.005),
+            replace_store: some(0.004),
+            ..usual
         }
     }
 }
@@ -98,6 +113,10 @@ impl World {
             let by = self.rng.random_range(-3_600_000_000_000..3_600_000_000_000);
             self.hosts[host].kernel.step_wall(by);
             self.happened.note(Kind::ClockStepped);
+        }
+        if self.chance(faults.switch_stamps) {
+            self.hosts[host].kernel.switch_stamps();
+            self.happened.note(Kind::StampsSwitched);
         }
         if self.chance(faults.full) {
             let room = self.rng.random_range(0..8_000);
@@ -224,7 +243,7 @@ impl World {
         if self.chance(faults.commit) {
             let kinds = [Fault::Unavailable, Fault::LostCommit, Fault::KeptCommit];
             let kind = kinds[self.rng.random_range(0..kinds.len())];
-            self.centre.store.inject([kind]);
+            self.centre.store.inject(kind);
             self.happened.note(Kind::CommitFault);
         }
         if self.chance(faults.away) {
@@ -239,7 +258,8 @@ impl World {
                 }
                 1 => {
                     let kinds = [Fault::LostAndSilent, Fault::KeptAndSilent];
-                    self.centre.store.inject([kinds[self.rng.random_range(0..kinds.len())]]);
+                    let kind = kinds[self.rng.random_range(0..kinds.len())];
+                    self.centre.store.inject(kind);
                     self.fate = Some(Fate::InDoubt);
                 }
                 _ => self.fate = Some(Fate::Unsaid),

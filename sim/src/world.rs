@@ -4,24 +4,46 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aggregator::store::model::ModelStore;
 use flow::table::TableLimits;
-use flow::{NodeName, StoreId, UnixNanos};
+use flow::{NodeName, UnixNanos};
 use node::aggregation::AggregationConfig;
 use node::spool::{Level, SpoolConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::centre::Centre;
+use crate::database::Database;
 use crate::host::{Died, Host};
 use crate::kernel::Kernel;
 use crate::network::Letter;
 use crate::outcome::{Happened, Kind, Outcome, Violation};
+use crate::sqlite::File;
+use crate::stores::Spare;
 use crate::trouble::{Fate, Faults, Twins};
+
+/// What changes in a world besides everything that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// One store for ever, and entries with or without time stamps for ever.
+    Usual,
+    /// Backups of the store are put back, it is replaced by another one, time stamps are switched
+    /// on and off, and silent entries are closed after minutes.
+    Changing,
+    /// As [`Setting::Changing`], on a real SQLite database.
+    Sqlite,
+}
+
+impl Setting {
+    /// All of them, with their names.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Usual, "usual"), (Self::Changing, "changing"), (Self::Sqlite, "sqlite")];
+}
 
 /// A whole world.
 pub struct World {
     pub(crate) seed: u64,
+    pub(crate) setting: Setting,
+    pub(crate) spare: Spare,
     pub(crate) rng: SmallRng,
     pub(crate) now: UnixNanos,
     pub(crate) faults: Faults,
@@ -40,9 +62,9 @@ pub struct World {
 }
 
 impl World {
-    /// A world at its beginning.
+    /// A world at its beginning. Seed and setting decide everything that happens in it.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, setting: Setting) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let now = UnixNanos(1_760_000_000_000_000_000);
         let timestamps = rng.random_bool(0.8);
@@ -63,11 +85,15 @@ impl World {
             Host::new(name(n), kernel, spool, aggregation, &mut rng)
         });
         let hosts = hosts.collect();
-        let centre = Centre::new(ModelStore::new(StoreId(rng.random())), now);
-        let faults = Faults::draw(&mut rng);
+        let store = Database::model(&mut rng);
+        let store = if setting == Setting::Sqlite { Database::Sqlite(File::new()) } else { store };
+        let centre = Centre::new(store, setting, now);
+        let faults = Faults::draw(setting, &mut rng);
         let (delay_ms, duplicates) = (rng.random_range(0..4_000), rng.random_range(0.0..0.1));
         Self {
             seed,
+            setting,
+            spare: Spare::default(),
             rng,
             now,
             faults,
@@ -146,6 +172,7 @@ impl World {
                 self.live(host);
                 self.trouble(host);
             }
+            self.accept_store(host);
             if self.hosts[host].life.is_none() && (!troubled || self.rng.random_bool(0.2)) {
                 let started = self.hosts[host].start(self.now, &mut self.rng);
                 self.survive(host, started);
@@ -155,6 +182,7 @@ impl World {
         if troubled {
             self.part_twins(false);
             self.trouble_centre();
+            self.trouble_stores();
         }
         for _ in 0..3 {
             for host in 0..self.hosts.len() {
