@@ -44,10 +44,9 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     } else {
         steps.skip("labs", "needs root");
     }
-    if workspace::has_program("cargo-fuzz") {
-        steps.run("fuzzing", || fuzz(flags.fuzz_seconds));
-    } else {
-        steps.skip("fuzzing", "cargo-fuzz is not installed: cargo install cargo-fuzz");
+    match fuzzing_lacks() {
+        None => steps.run("fuzzing", || fuzz(flags.fuzz_seconds)),
+        Some(why) => steps.skip("fuzzing", why),
     }
     if workspace::has_program("cargo-deny") {
         steps.run("bans, licences, sources", || {
@@ -62,7 +61,28 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     steps.finish(None)
 }
 
-/// Every target of `fuzz/`, one after the other.
+/// What fuzzing needs and this machine does not have.
+fn fuzzing_lacks() -> Option<&'static str> {
+    let nightly = || plain_cargo("+nightly").arg("--version").output();
+    if !workspace::has_program("cargo-fuzz") {
+        Some("cargo-fuzz is not installed: cargo install cargo-fuzz")
+    } else if !nightly().is_ok_and(|output| output.status.success()) {
+        Some("there is no nightly compiler: rustup toolchain install nightly")
+    } else {
+        None
+    }
+}
+
+/// Not the cargo that runs us: only the one on the path understands `+nightly`.
+fn plain_cargo(toolchain: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.arg(toolchain);
+    command
+}
+
+/// Every target of `fuzz/`, one after the other. What they find interesting is kept beside the
+/// build; the committed corpora are read only: they are replayed with every test run, and grow by
+/// hand.
 fn fuzz(seconds: u32) -> Result<()> {
     let folder = workspace::root().join("fuzz");
     let manifest = folder.join("Cargo.toml");
@@ -72,10 +92,12 @@ fn fuzz(seconds: u32) -> Result<()> {
     for target in targets.into_iter().flatten() {
         let name = target.get("name").and_then(toml::Value::as_str);
         let name = name.context("a fuzz target without a name in fuzz/Cargo.toml")?;
-        // Not the cargo that runs us: only the one on the path understands `+nightly`.
-        let mut command = Command::new("cargo");
-        command.args(["+nightly", "fuzz", "run", name, "--"]).current_dir(&folder);
-        command.arg(format!("-max_total_time={seconds}"));
+        let found = workspace::target_dir().join("fuzz-corpus").join(name);
+        fs::create_dir_all(&found)
+            .with_context(|| format!("could not make {}", found.display()))?;
+        let mut command = plain_cargo("+nightly");
+        command.args(["fuzz", "run", name]).arg(&found).arg(folder.join("corpus").join(name));
+        command.arg("--").arg(format!("-max_total_time={seconds}")).current_dir(&folder);
         workspace::run(&mut command)?;
     }
     Ok(())

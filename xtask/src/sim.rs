@@ -16,6 +16,10 @@ pub(crate) struct Flags {
     /// The first world's seed; the next ones follow [default: the time]
     #[arg(long)]
     seed: Option<u64>,
+    /// What changes besides everything that goes wrong: nothing (usual), the store and time
+    /// stamps (changing), the same on a real database (sqlite)
+    #[arg(long, default_value = "usual")]
+    setting: String,
 }
 
 /// Runs them.
@@ -24,19 +28,26 @@ pub(crate) struct Flags {
 /// A world went wrong; it has printed its seed.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    worlds(flags.worlds, flags.seed.unwrap_or_else(now))
+    worlds(flags.worlds, flags.seed.unwrap_or_else(now), &flags.setting)
 }
 
-/// Runs worlds that were never run before.
+/// Runs worlds that were never run before: `count` usual ones, a quarter as many where stores
+/// change, and some on a real database, which takes a hundred times as long.
 pub(crate) fn new_worlds(count: u32) -> Result<()> {
-    run(&Flags { worlds: count, seed: None })
+    for (worlds, setting) in
+        [(count, "usual"), (count / 4, "changing"), ((count / 400).max(1), "sqlite")]
+    {
+        run(&Flags { worlds, seed: None, setting: setting.to_owned() })?;
+    }
+    Ok(())
 }
 
 /// A few thousand worlds take less time than a release build: the profile of the tests is used,
 /// whose dependencies are built already.
-fn worlds(count: u32, seed: u64) -> Result<()> {
+fn worlds(count: u32, seed: u64, setting: &str) -> Result<()> {
     let (count, seed) = (count.to_string(), seed.to_string());
     let mut command = cargo(["run", "--locked", "-q", "-p", "conntracct-sim", "--profile"]);
     command.args([CI_PROFILE, "--", "--worlds", &count, "--seed", &seed]);
+    command.args(["--setting", setting]);
     workspace::run(&mut command)
 }
