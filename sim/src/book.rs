@@ -97,9 +97,8 @@ impl Book {
                 book.broken = Some("a gap without its node");
                 continue;
             };
-            let (seq, at, flows) = (row.name.seq, row.at, row.flows);
-            let lost = row.lost.components();
-            book.drops.insert(((*name).clone(), DropsTold { seq, at, flows, lost }));
+            let drops = DropsTold::of(row.name.seq, row.at, row.flows, &row.lost);
+            book.drops.insert(((*name).clone(), drops));
         }
         book
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flow::record::ClockPair;
-use flow::{BootNanos, EntryId, Epoch, NetnsId, NodeName, RecordFlags, Seq, UnixNanos};
+use flow::{BootNanos, Counters, EntryId, Epoch, NetnsId, NodeName, RecordFlags, Seq, UnixNanos};
 use node::aggregation::feed::IntervalEnd;
 use node::aggregation::{Aggregation, AggregationConfig, CloseError, Closing, Room};
 use node::source::{Event, SourceHealth, SweepChunk, SweepReport, Timed};
@@ -47,6 +47,14 @@ pub(crate) struct DropsTold {
     pub(crate) at: UnixNanos,
     pub(crate) flows: u64,
     pub(crate) lost: [u64; 4],
+}
+
+impl DropsTold {
+    /// Times as databases keep them, in microseconds.
+    pub(crate) fn of(seq: Seq, at: UnixNanos, flows: u64, lost: &Counters) -> Self {
+        let at = UnixNanos(at.micros_floor().saturating_mul(1_000));
+        Self { seq, at, flows, lost: lost.components() }
+    }
 }
 
 /// What matters of a durable frame.
@@ -491,12 +499,7 @@ type Close = fn(&mut Aggregation, &Room) -> Result<Option<Closing>, CloseError>;
 fn kept_of(frame: &Frame) -> Kept {
     if frame.header.kind == FrameKind::GAP {
         let gap = Gap::decode(frame).ok().filter(|gap| gap.reason == GapReason::DroppedEnds);
-        let drops = gap.map(|gap| DropsTold {
-            seq: gap.first,
-            at: gap.at,
-            flows: gap.flows,
-            lost: gap.lost.components(),
-        });
+        let drops = gap.map(|gap| DropsTold::of(gap.first, gap.at, gap.flows, &gap.lost));
         return Kept { ends: Vec::new(), drops };
     }
     let seen = |flags: RecordFlags| flags.has(RecordFlags::END) && !flags.has(RecordFlags::UNSEEN);
