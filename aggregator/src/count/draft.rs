@@ -127,7 +127,7 @@ impl<'m> Drafting<'m> {
         let (node_no, epoch) = (node.row.node, frame.epoch);
         let before = self.memory.nodes.get(&frame.node).and_then(|node| node.epochs.get(&epoch));
         let state = node.epochs.entry(epoch).or_insert_with(|| {
-            before.copied().unwrap_or_else(|| EpochState {
+            before.copied().unwrap_or(EpochState {
                 row: EpochRow {
                     node: node_no,
                     epoch,

@@ -87,7 +87,8 @@ fn table(text: &mut String, families: &BTreeMap<String, &Described>) {
         assert!(parts.len() == 3 && parts[0] == "conntracct", "{name} breaks the rule of names");
         if parts[1] != component {
             component = parts[1];
-            let head = "| metric | type, unit | labels | what it tells | what it means, what to do |";
+            let head =
+                "| metric | type, unit | labels | what it tells | what it means, what to do |";
             writeln!(text, "\n### conntracct_{component}\n{head}\n|---|---|---|---|---|").unwrap();
         }
         let labels: Vec<String> = family
