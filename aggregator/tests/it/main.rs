@@ -21,6 +21,8 @@ mod program;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]
+mod silence;
+#[cfg(test)]
 mod store_conformance;
 #[cfg(test)]
 mod store_sqlite;

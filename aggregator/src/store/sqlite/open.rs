@@ -103,9 +103,11 @@ async fn migrate(writer: &mut SqliteConnection, path: &str) -> Result<(), OpenEr
             return Err(OpenError::Newer { path, found, known: SCHEMA_VERSION });
         }
     }
-    migrations::migrator(migrations::SQLITE).run(writer).await.map_err(|error| OpenError::Unusable {
-        path: path.to_owned(),
-        why: format!("its schema cannot be brought up to date ({error})"),
+    migrations::migrator(migrations::SQLITE).run(writer).await.map_err(|error| {
+        OpenError::Unusable {
+            path: path.to_owned(),
+            why: format!("its schema cannot be brought up to date ({error})"),
+        }
     })
 }
 
