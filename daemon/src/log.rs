@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{ConfigError, Origins};
 
@@ -82,13 +81,33 @@ impl RawLog {
     }
 }
 
+/// Changes how much an installed subscriber logs.
+#[derive(Clone, Debug)]
+pub struct Control(reload::Handle<EnvFilter, Registry>);
+
+impl Control {
+    /// Logs as `settings` say from now on. Their format is not looked at: it stays.
+    ///
+    /// # Errors
+    /// When the level does not parse, or logging has ended.
+    pub fn set(&self, settings: &Settings) -> Result<(), LogError> {
+        self.0.reload(settings.filter()?).map_err(|error| LogError::Gone { error })
+    }
+}
+
+impl Settings {
+    fn filter(&self) -> Result<EnvFilter, LogError> {
+        EnvFilter::try_new(&self.level)
+            .map_err(|error| LogError::Level { level: self.level.clone(), error })
+    }
+}
+
 /// Installs the subscriber of this process.
 ///
 /// # Errors
 /// When there is one already.
-pub fn init(settings: &Settings) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&settings.level)
-        .map_err(|error| LogError::Level { level: settings.level.clone(), error })?;
+pub fn init(settings: &Settings) -> Result<Control, LogError> {
+    let (filter, handle) = reload::Layer::new(settings.filter()?);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let format = match settings.format {
@@ -103,7 +122,8 @@ pub fn init(settings: &Settings) -> Result<(), LogError> {
         LogFormat::Pretty => registry.with(lines.with_ansi(true)).try_init(),
         LogFormat::Plain | LogFormat::Auto => registry.with(lines.with_ansi(false)).try_init(),
     };
-    done.map_err(|error| LogError::Twice { error })
+    done.map_err(|error| LogError::Twice { error })?;
+    Ok(Control(handle))
 }
 
 /// Why there is no log.
@@ -117,6 +137,13 @@ pub enum LogError {
         /// Why not.
         #[source]
         error: tracing_subscriber::filter::ParseError,
+    },
+    /// There is nothing left to change.
+    #[error("logging has ended")]
+    Gone {
+        /// What the library says.
+        #[source]
+        error: reload::Error,
     },
     /// Somebody installed one before.
     #[error("logging is set up already")]

@@ -10,25 +10,24 @@ use axum::response::{IntoResponse, Response};
 
 use super::metrics::HttpMetrics;
 use super::state::{HEALTH, READY};
-use super::token::Token;
-use super::{ANSWER_TIME, BODY, Listener};
+use super::{ANSWER_TIME, BODY, Keys, Listener};
 
 /// The rules of one listener.
 #[derive(Debug)]
 pub(super) struct Guard {
     hosts: Vec<String>,
-    token: Option<Token>,
+    keys: Keys,
     metrics: HttpMetrics,
 }
 
 impl Guard {
-    pub(super) fn new(listener: &Listener, token: Option<Token>, metrics: HttpMetrics) -> Self {
+    pub(super) fn new(listener: &Listener, keys: Keys, metrics: HttpMetrics) -> Self {
         let mut hosts = listener.hosts.clone();
         if listener.is_loopback() {
             hosts.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
         }
         hosts.extend(listener.addresses.iter().map(|address| address.ip().to_string()));
-        Self { hosts, token, metrics }
+        Self { hosts, keys, metrics }
     }
 
     /// Why the request is refused, if it is.
@@ -41,9 +40,7 @@ impl Guard {
             return Some((StatusCode::MISDIRECTED_REQUEST, text));
         }
         let open = matches!(request.uri().path(), HEALTH | READY);
-        let shown = || bearer(request.headers());
-        let missing = |token: &Token| !shown().is_some_and(|shown| token.is(shown));
-        if !open && self.token.as_ref().is_some_and(missing) {
+        if !open && self.keys.refuses(bearer(request.headers())) {
             let text = "show the token: Authorization: Bearer TOKEN\n";
             return Some((StatusCode::UNAUTHORIZED, text));
         }

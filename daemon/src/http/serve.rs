@@ -18,11 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use super::guard::{Guard, guard};
-use super::token::{Token, TokenError};
-use super::{AppState, BODY, CONNECTIONS, HEADER_TIME, HttpMetrics, Listener, tls};
+use super::token::TokenError;
+use super::{AppState, BODY, CONNECTIONS, HEADER_TIME, HttpMetrics, Keys, Listener, tls};
 
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +56,7 @@ pub enum HttpError {
 pub struct Bound {
     listeners: Vec<TcpListener>,
     guard: Guard,
-    tls: Option<TlsAcceptor>,
+    keys: Keys,
     metrics: HttpMetrics,
 }
 
@@ -66,8 +65,7 @@ pub struct Bound {
 /// # Errors
 /// See [`HttpError`]; the messages say what to do.
 pub async fn bind(listener: &Listener, metrics: HttpMetrics) -> Result<Bound, HttpError> {
-    let token = listener.token.as_deref().map(Token::load).transpose()?;
-    let tls = listener.tls.as_ref().map(tls::acceptor).transpose()?;
+    let keys = Keys::load(listener)?;
     let mut listeners = Vec::with_capacity(listener.addresses.len());
     let mut missing = None;
     for &address in &listener.addresses {
@@ -86,8 +84,8 @@ pub async fn bind(listener: &Listener, metrics: HttpMetrics) -> Result<Bound, Ht
     match missing {
         Some(error) if listeners.is_empty() => Err(error),
         _ => {
-            let guard = Guard::new(listener, token, metrics.clone());
-            Ok(Bound { listeners, guard, tls, metrics })
+            let guard = Guard::new(listener, keys.clone(), metrics.clone());
+            Ok(Bound { listeners, guard, keys, metrics })
         }
     }
 }
@@ -106,6 +104,12 @@ impl Bound {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
+    /// Its token and certificate, to be read again while it serves.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        self.keys.clone()
+    }
+
     /// Serves the common pages and those of `more` until `shutdown` is ready; then no connection
     /// is taken any more, requests under way are answered, and after [`GRACE`] it returns.
     pub async fn serve(self, state: AppState, more: Router, shutdown: impl Future<Output = ()>) {
@@ -114,7 +118,7 @@ impl Bound {
         let (stop, stopped) = watch::channel(false);
         let server = Server {
             router,
-            tls: self.tls,
+            keys: self.keys,
             metrics: self.metrics,
             room: Arc::new(Semaphore::new(CONNECTIONS)),
             stopped,
@@ -143,7 +147,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 struct Server {
     router: Router,
-    tls: Option<TlsAcceptor>,
+    keys: Keys,
     metrics: HttpMetrics,
     room: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
@@ -179,7 +183,7 @@ impl Server {
 
     async fn connection(self, stream: TcpStream, permit: OwnedSemaphorePermit) {
         self.metrics.connections.inc();
-        let done = match &self.tls {
+        let done = match self.keys.acceptor() {
             None => self.http(stream).await,
             Some(acceptor) => {
                 match tokio::time::timeout(HEADER_TIME, acceptor.accept(stream)).await {

@@ -16,6 +16,7 @@ struct Running {
     address: SocketAddr,
     listener: Listener,
     readiness: Readiness,
+    keys: Keys,
     stop: Option<oneshot::Sender<()>>,
     runtime: tokio::runtime::Runtime,
     serving: Option<tokio::task::JoinHandle<()>>,
@@ -42,13 +43,14 @@ fn run(mut listener: Listener) -> Running {
         stats: Arc::new(|| serde_json::json!({ "probe": { "events_total": 7 } })),
     };
     let bound = runtime.block_on(bind(&listener, metrics)).unwrap();
-    let address = bound.addresses()[0];
+    let (address, keys) = (bound.addresses()[0], bound.keys());
     listener.addresses = vec![address];
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = runtime.spawn(bound.serve(state, Router::new(), async move {
         let _ = stopped.await;
     }));
-    Running { address, listener, readiness, stop: Some(stop), runtime, serving: Some(serving) }
+    let (stop, serving) = (Some(stop), Some(serving));
+    Running { address, listener, readiness, keys, stop, runtime, serving }
 }
 
 impl Running {
@@ -252,6 +254,41 @@ fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     let other = rcgen::generate_simple_self_signed(["gw1.example.net".to_owned()]).unwrap();
     std::fs::write(&cert, other.cert.pem()).unwrap();
     assert!(matches!(get(&running.listener, "/stats"), Err(ClientError::Broken { .. })));
+}
+
+#[test]
+fn token_and_certificate_are_read_again_together_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key, token] = ["cert.pem", "key.pem", "token"].map(|name| folder.path().join(name));
+    let write_pair = || {
+        let made = rcgen::generate_simple_self_signed(["gw1.example.net".to_owned()]).unwrap();
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    };
+    write_pair();
+    let mut listener = listener("127.0.0.1:0");
+    listener.hosts = vec!["gw1.example.net".into()];
+    listener.token = Some(token.clone());
+    listener.tls = Some(TlsFiles { cert: cert.clone(), key: key.clone() });
+    let running = run(listener);
+    assert_eq!(running.keys.reload().unwrap(), Vec::<&str>::new(), "nothing has changed");
+    assert_eq!(running.get("/stats").0, 200);
+
+    // The client reads the files each time, the listener when it is told to.
+    std::fs::write(&token, "another-token-of-24-bytes\n").unwrap();
+    assert_eq!(running.get("/stats").0, 401, "the old token is in force");
+    write_pair();
+    assert!(get(&running.listener, "/stats").is_err(), "the old certificate is in force");
+    std::fs::write(&key, "no key").unwrap();
+    running.keys.reload().unwrap_err();
+    write_pair();
+    assert_eq!(running.keys.reload().unwrap(), ["HTTP token", "HTTP certificate"]);
+    assert_eq!(running.get("/stats").0, 200);
+
+    // Without its file a new token is made, and no old one goes on.
+    std::fs::remove_file(&token).unwrap();
+    assert_eq!(running.keys.reload().unwrap(), ["HTTP token"]);
+    assert_eq!(running.get("/stats").0, 200);
 }
 
 #[test]

@@ -35,8 +35,14 @@ pub enum TlsError {
     },
 }
 
-/// An acceptor with these files.
-pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+/// A certificate chain, and what speaks TLS with it.
+pub(super) struct Speaker {
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) acceptor: TlsAcceptor,
+}
+
+/// What these files make.
+pub(super) fn load(files: &TlsFiles) -> Result<Speaker, TlsError> {
     let chain = chain(&files.cert)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::Pem {
         file: files.key.clone(),
@@ -49,9 +55,9 @@ pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
+        .with_single_cert(chain.clone(), key)
         .map_err(unusable)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Speaker { chain, acceptor: TlsAcceptor::from(Arc::new(config)) })
 }
 
 /// The certificates of a file, at least one.

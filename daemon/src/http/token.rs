@@ -10,6 +10,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 
 /// What clients must show.
+#[derive(PartialEq, Eq)]
 pub(super) struct Token(Vec<u8>);
 
 impl fmt::Debug for Token {
