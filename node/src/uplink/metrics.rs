@@ -10,7 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::core::Uplink;
+use super::error::SessionError;
 use crate::spool::{Level, NewEpochReason, SpoolView};
+use crate::tls::{Certificates, TlsMetrics};
 
 /// Label: why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,6 +30,10 @@ pub struct UplinkMetrics {
     pub attempts: Counter,
     /// Sessions welcomed.
     pub sessions: Counter,
+    /// Handshakes that were refused, by whom and why.
+    pub handshakes: TlsMetrics,
+    /// Certificates and their ends.
+    pub certificates: Certificates,
     /// Ends of sessions and attempts, by reason.
     pub ended: Family<ReasonLabel, Counter>,
     /// Frames sent, every time.
@@ -93,6 +99,8 @@ impl UplinkMetrics {
         let help = "How wrong the measured clock offset may be";
         uplink.register_with_unit("clock_error", help, Unit::Seconds, self.clock_error.clone());
         uplink.register("acked_seq", "Last acknowledged frame", self.acked.clone());
+        self.handshakes.register(registry);
+        self.certificates.register(registry);
 
         let spool = registry.sub_registry_with_prefix("conntracct_spool");
         spool.register_with_unit("disk", "Bytes on disk", Unit::Bytes, self.spool_bytes.clone());
@@ -160,8 +168,11 @@ impl UplinkMetrics {
     }
 
     /// Counts the end of a session or an attempt.
-    pub fn count_ended(&self, reason: &'static str) {
-        self.ended.get_or_create(&ReasonLabel { reason }).inc();
+    pub fn count_ended(&self, error: &SessionError) {
+        self.ended.get_or_create(&ReasonLabel { reason: error.label() }).inc();
+        if let SessionError::Tls { problem } = error {
+            self.handshakes.count(problem);
+        }
     }
 }
 
