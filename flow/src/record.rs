@@ -133,7 +133,8 @@ pub struct MeasuredOffset {
 }
 
 /// The kernel's own totals at an interval's end, for the audit: all live entries' absolute
-/// readings, and the final readings of the entries that ended in this interval.
+/// readings, and the final readings of the entries that ended in this interval. Of those that pass the
+/// node's filter: what it leaves out is in no record and not in here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelTotals {
     /// Live entries read.

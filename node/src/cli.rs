@@ -100,6 +100,36 @@ pub struct RunArgs {
     #[arg(long, value_name = "NETNS", value_delimiter = ',', help_heading = "Reading")]
     pub netns: Vec<String>,
 
+    /// Leave out flows from or to a loopback address
+    ///
+    /// [env: CONNTRACCT_FILTER__EXCLUDE_LOOPBACK=true]
+    #[arg(long, help_heading = "Filter")]
+    pub exclude_loopback: bool,
+
+    /// Only flows from or to these addresses and networks [default: all]
+    ///
+    /// Of the tuple as the opener sent it; commas between several. [env: CONNTRACCT_FILTER__INCLUDE]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Filter")]
+    pub include: Vec<String>,
+
+    /// No flows from or to these addresses and networks
+    ///
+    /// Stronger than --include; commas between several. [env: CONNTRACCT_FILTER__EXCLUDE]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Filter")]
+    pub exclude: Vec<String>,
+
+    /// Only flows of these protocols, by name or number [default: all]
+    ///
+    /// Commas between several. [env: CONNTRACCT_FILTER__PROTOCOLS]
+    #[arg(long, value_name = "PROTO", value_delimiter = ',', help_heading = "Filter")]
+    pub protocols: Vec<String>,
+
+    /// No flows of these protocols, by name or number
+    ///
+    /// Commas between several. [env: CONNTRACCT_FILTER__EXCLUDE_PROTOCOLS]
+    #[arg(long, value_name = "PROTO", value_delimiter = ',', help_heading = "Filter")]
+    pub exclude_protocols: Vec<String>,
+
     /// The node's name in its own logs and sinks [default: the host's name]
     ///
     /// Towards an aggregator the certificate's name counts. [env: CONNTRACCT_NAME]
@@ -227,6 +257,13 @@ impl Cli {
         flags.set("record", "--record", run.record.as_ref().map(text));
         flags.set("interval", "--interval", run.interval.clone());
         flags.set("netns", "--netns", list(&run.netns));
+        let loopback = run.exclude_loopback.then_some(true);
+        flags.set("filter.exclude_loopback", "--exclude-loopback", loopback);
+        flags.set("filter.include", "--include", list(&run.include));
+        flags.set("filter.exclude", "--exclude", list(&run.exclude));
+        flags.set("filter.protocols", "--protocols", list(&run.protocols));
+        let protocols = list(&run.exclude_protocols);
+        flags.set("filter.exclude_protocols", "--exclude-protocols", protocols);
         flags.set("name", "--name", run.name.clone());
         flags.set("state_dir", "--state-dir", general.state_dir.as_ref().map(text));
         match general.http.as_deref() {

@@ -9,6 +9,7 @@ use daemon::version::BUILD;
 
 use crate::cli::{Cli, Command};
 use crate::config::Config;
+use crate::reload::Origin;
 use crate::{clock, http, run, sysctl};
 
 /// Does what the command line says.
@@ -33,21 +34,25 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
         out.write_all(daemon::config::dump(&raw)?.as_bytes())?;
         return Ok(());
     }
-    match cli.command {
+    match &cli.command {
         Some(Command::CheckConfig) => {
             daemon::config::tell_right(config.file.as_deref(), &mut out)?;
             Ok(())
         }
         Some(Command::Flows(args)) => {
-            http::show::show(config.http.as_ref(), &args, Screen::of_stdout(), &mut out)?;
+            http::show::show(config.http.as_ref(), args, Screen::of_stdout(), &mut out)?;
             Ok(())
         }
         Some(Command::RestoreSysctls) => restore_sysctls(&config, &mut out),
         Some(Command::Version | Command::Join(_)) => Ok(()),
         None => {
             drop(out);
-            daemon::log::init(&config.log)?;
-            run::run(config)
+            let log = daemon::log::init(&config.log)?;
+            let load = Box::new(move || {
+                let (general, flags) = (&cli.general, cli.flags());
+                Config::load(general.config.as_deref(), &surroundings, flags, general.debug)
+            });
+            run::run(config, Origin { raw, load, log })
         }
     }
 }

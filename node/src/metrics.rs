@@ -6,10 +6,10 @@ use daemon::http::HttpMetrics;
 use prometheus_client::registry::Registry;
 
 use crate::aggregation::metrics::AggregationMetrics;
+use crate::filter::metrics::FilterMetrics;
 use crate::probe::metrics::ProbeMetrics;
 use crate::sink::stdout::SinkCounts;
 use crate::sysctl::metrics::SysctlMetrics;
-use crate::tls::TlsMetrics;
 use crate::uplink::UplinkMetrics;
 
 /// The node's metrics by component.
@@ -17,12 +17,12 @@ use crate::uplink::UplinkMetrics;
 pub struct Metrics {
     /// The probe and its source.
     pub probe: Arc<ProbeMetrics>,
+    /// What the filter leaves out.
+    pub filter: FilterMetrics,
     /// The aggregation and the flow table.
     pub aggregation: Arc<AggregationMetrics>,
     /// The uplink and the spool.
     pub uplink: UplinkMetrics,
-    /// Handshakes.
-    pub tls: TlsMetrics,
     /// Sysctls.
     pub sysctl: Arc<SysctlMetrics>,
     /// The HTTP listener.
@@ -34,9 +34,9 @@ impl Metrics {
     /// Puts all of them under their names.
     pub fn register(&self, registry: &mut Registry) {
         self.probe.register(registry);
+        self.filter.register(registry);
         self.aggregation.register(registry);
         self.uplink.register(registry);
-        self.tls.register(registry);
         self.sysctl.register(registry);
         self.http.register(registry);
     }

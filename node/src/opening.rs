@@ -1,7 +1,7 @@
 //! Opens what the node runs on: sysctls, the source, the spool, the uplink. What can be wrong
 //! comes out here, with what to do, before anything runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,17 +17,21 @@ use tracing::{info, warn};
 use crate::aggregation::AggregationConfig;
 use crate::clock;
 use crate::config::{Config, SourceChoice};
+use crate::filter::Filter;
 use crate::metrics::Metrics;
 use crate::netns::NetnsChoice;
 use crate::source::Source;
+use crate::source::filtered::Filtered;
 use crate::source::netlink::{NetlinkConfig, NetlinkSource};
 use crate::source::record::{DEFAULT_LIMIT, Recorder};
 use crate::source::replay::Replay;
-use crate::spool::{FileDisk, MachineId, OpenContext, Restored, Spool, SpoolConfig};
+use crate::spool::{
+    FileDisk, MachineId, NewEpochReason, OpenContext, Restored, Spool, SpoolConfig,
+};
 use crate::sysctl::actor::tell;
 use crate::sysctl::{SysctlConfig, Sysctls};
-use crate::tls::{HostCheck, Identity, IdentityPaths, client_config};
-use crate::uplink::quic::{About, Session, SystemClock, with_transport};
+use crate::tls::Identity;
+use crate::uplink::quic::{About, Session, SystemClock};
 use crate::uplink::task::{self, Target};
 use crate::uplink::{SpoolHandle, Uplink, UplinkConfig};
 
@@ -60,15 +64,13 @@ pub(crate) fn open(config: &Config, metrics: &Metrics) -> anyhow::Result<Opened>
         format!("the state folder {} cannot be made", config.state_dir.display())
     })?;
     let sysctls = sysctls(config, boot, metrics)?;
-    let source = source(config)?;
+    let source = source(config, metrics)?;
     let spool = identity.as_ref().map(|_| spool(config, boot)).transpose()?;
     Ok(Opened { boot, sysctls, source, spool, identity })
 }
 
 fn identity(config: &Config) -> anyhow::Result<Identity> {
-    let keys = &config.keys;
-    let (ca, cert, key) = (keys.ca.clone(), keys.cert.clone(), keys.key.clone());
-    Ok(Identity::load(&IdentityPaths { ca, cert, key })?)
+    Ok(Identity::load(&config.keys)?)
 }
 
 /// The aggregation's settings.
@@ -104,7 +106,17 @@ fn sysctls(config: &Config, boot: BootId, metrics: &Metrics) -> anyhow::Result<O
     Ok(Some(sysctls))
 }
 
-fn source(config: &Config) -> anyhow::Result<Box<dyn Source>> {
+/// The source: recorded where that is asked for, then filtered.
+fn source(config: &Config, metrics: &Metrics) -> anyhow::Result<Box<dyn Source>> {
+    let source = unfiltered(config)?;
+    if config.filter.is_open() {
+        return Ok(source);
+    }
+    info!("some flows are left out by the filter; conntracct_filter_* counts them");
+    Ok(Box::new(Filtered::new(source, config.filter.clone(), metrics.filter.clone())))
+}
+
+fn unfiltered(config: &Config) -> anyhow::Result<Box<dyn Source>> {
     let netlink = || -> anyhow::Result<Box<dyn Source>> {
         let settings = NetlinkConfig {
             netns: netns(config),
@@ -139,12 +151,22 @@ fn spool(config: &Config, boot: BootId) -> anyhow::Result<OpenedSpool> {
     };
     let settings =
         SpoolConfig { budget_bytes: config.limits.spool_bytes, ..SpoolConfig::default() };
-    let (spool, Restored { baselines, report }) = Spool::open(disk, context, settings)?;
+    let (mut spool, Restored { baselines, report }) = Spool::open(disk, context, settings)?;
+    let mut new_epoch = report.new_epoch.clone();
+    let memory = FilterMemory::of(config);
+    if new_epoch.is_none() && !memory.knows(&config.filter) {
+        spool
+            .new_epoch(Epoch(rand::random()), clock::now())
+            .context("another filter begins a new epoch, which the spool could not note")?;
+        new_epoch = Some(NewEpochReason::OtherFilter);
+    }
+    memory.remember(&config.filter)?;
     let epoch = spool.epoch();
-    match &report.new_epoch {
+    match &new_epoch {
         None => info!(%epoch, torn_bytes = report.torn_bytes, "the spool goes on"),
         Some(reason) => {
-            info!(%epoch, reason = %reason, drains = report.drains, "a new epoch begins");
+            let drains = spool.drains().count();
+            info!(%epoch, reason = %reason, drains, "a new epoch begins");
         }
     }
     if let Some((place, why)) = &report.set_aside {
@@ -153,9 +175,45 @@ fn spool(config: &Config, boot: BootId) -> anyhow::Result<OpenedSpool> {
     if report.unreadable > 0 {
         warn!(frames = report.unreadable, "frames cannot be read back; gaps take their place");
     }
-    let baselines = report.new_epoch.is_none().then_some(baselines);
+    let baselines = new_epoch.is_none().then_some(baselines);
     Ok(OpenedSpool { spool, epoch, baselines })
 }
+
+/// The filter that the spool's baselines were made with, in a file beside the spool.
+///
+/// With another one, an entry that the last sweep left out may be older than that sweep, which
+/// its first record must not deny. So it begins a new epoch, and is remembered only after that: a
+/// crash between the two costs an epoch more.
+struct FilterMemory {
+    file: PathBuf,
+}
+
+impl FilterMemory {
+    fn of(config: &Config) -> Self {
+        Self { file: config.state_dir.join(FILTER_FILE) }
+    }
+
+    /// Whether it is this one. Without a file nothing was left out.
+    fn knows(&self, filter: &Filter) -> bool {
+        match std::fs::read_to_string(&self.file) {
+            Ok(text) => text == filter.to_string(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound && filter.is_open(),
+        }
+    }
+
+    fn remember(&self, filter: &Filter) -> anyhow::Result<()> {
+        if self.knows(filter) {
+            return Ok(());
+        }
+        let fresh = self.file.with_extension("tmp");
+        std::fs::write(&fresh, filter.to_string())
+            .and_then(|()| std::fs::rename(&fresh, &self.file))
+            .with_context(|| format!("{} cannot be written", self.file.display()))
+    }
+}
+
+/// The file of [`FilterMemory`] in the state folder.
+const FILTER_FILE: &str = "filter";
 
 /// The folder of the spool in the state folder.
 const SPOOL_FOLDER: &str = "spool";
@@ -196,7 +254,9 @@ pub(crate) struct UplinkPlan<'p> {
     pub(crate) config: &'p Config,
     pub(crate) boot: BootId,
     pub(crate) source: &'static str,
-    pub(crate) identity: Identity,
+    /// The name in this node's certificate.
+    pub(crate) node: NodeName,
+    pub(crate) tls: watch::Receiver<quinn::ClientConfig>,
     pub(crate) spool: SpoolHandle,
     pub(crate) offset: watch::Sender<Option<MeasuredOffset>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -205,8 +265,7 @@ pub(crate) struct UplinkPlan<'p> {
 
 /// Starts the sessions' task.
 pub(crate) fn uplink(plan: UplinkPlan<'_>) -> anyhow::Result<RunningUplink> {
-    let UplinkPlan { config, boot, source, identity, spool, offset, metrics, readiness } = plan;
-    let tls = with_transport(client_config(&identity, HostCheck::UriOnly)?);
+    let UplinkPlan { config, boot, source, node, tls, spool, offset, metrics, readiness } = plan;
     let endpoint = quinn::Endpoint::client(([0u16; 8], 0).into())
         .or_else(|_no_ipv6| quinn::Endpoint::client(([0u8; 4], 0).into()))
         .context("no UDP socket could be opened")?;
@@ -218,9 +277,10 @@ pub(crate) fn uplink(plan: UplinkPlan<'_>) -> anyhow::Result<RunningUplink> {
     let settings = UplinkConfig {
         addresses: targets.len(),
         accept_new_store: config.accept_new_store,
+        max_unreceived: u32::try_from(config.limits.unreceived_frames).unwrap_or(u32::MAX),
         ..UplinkConfig::default()
     };
-    let about = about(identity.node, boot, source)?;
+    let about = about(node, boot, source)?;
     let (stop, stopped) = watch::channel(false);
     let handle = spool.clone();
     let connected = readiness.part("aggregator", "not connected yet");

@@ -6,7 +6,8 @@
 //!
 //! Stop: the probe makes a last sweep, which is answered when the aggregation has put everything
 //! into durable frames; then the sessions get a grace to deliver them; then sysctls are given
-//! back. A second signal ends the process at once: what was durable stays so.
+//! back. A second signal ends the process at once: what was durable stays so. SIGHUP reloads
+//! ([`crate::reload`]) and never ends anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +26,12 @@ use tracing::{info, warn};
 use crate::aggregation::Aggregation;
 use crate::aggregation::actor::{AggregationActor, Outlet};
 use crate::config::Config;
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::opening::{self, Opened, UplinkPlan};
 use crate::probe::actor::{Finish, Probe};
 use crate::probe::schedule::Schedule;
+use crate::reload::{Origin, Reload};
 use crate::sink::stdout::LineSink;
 use crate::source::Source;
 use crate::sysctl::Sysctls;
@@ -44,17 +47,19 @@ const DELIVERY_GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When it cannot start; the error says what to do.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, origin: Origin) -> anyhow::Result<()> {
     watchers::abort_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("the runtime could not be started")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, origin))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, origin: Origin) -> anyhow::Result<()> {
+    // Before anything else: from here on a SIGHUP does not end the process.
+    let mut hangup = signal(SignalKind::hangup()).context("signals cannot be received")?;
     let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -93,22 +98,28 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (exhausted_out, mut exhausted) = watch::channel(false);
     let plan = Plan { core, outlet, source, sysctls, exhausted: exhausted_out, config: &config };
     let actors = Actors::start(plan, Arc::clone(&metrics)).await?;
-    let uplink = match sending {
-        Some((spool, identity)) => Some(
-            opening::uplink(UplinkPlan {
+    let (uplink, keys) = match sending {
+        Some((spool, identity)) => {
+            let certificates = metrics.uplink.certificates.clone();
+            let (keys, tls) = Keys::of(identity, certificates.clone())?;
+            watchers::watch_certificates(&readiness, certificates);
+            let plan = UplinkPlan {
                 config: &config,
                 boot,
                 source: source_name,
-                identity,
+                node: name,
+                tls,
                 spool,
                 offset: offset_out,
                 metrics: Arc::clone(&metrics),
                 readiness: readiness.clone(),
-            })
-            .context("the uplink could not be started")?,
-        ),
-        None => None,
+            };
+            let uplink = opening::uplink(plan).context("the uplink could not be started")?;
+            (Some(uplink), Some(keys))
+        }
+        None => (None, None),
     };
+    let mut reload = Reload::new(origin, &config, http.as_ref().map(Bound::keys), keys);
     watchers::watch_source(&readiness, Arc::clone(&metrics), config.interval.length());
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let server = http.map(|bound| {
@@ -121,9 +132,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     });
 
     let mut stop = Stop::new()?;
-    tokio::select! {
-        () = stop.told() => info!("stopping: a last sweep, then what is spooled is delivered"),
-        _ = exhausted.wait_for(|done| *done) => info!("the source has come to its end"),
+    loop {
+        tokio::select! {
+            () = stop.told() => {
+                info!("stopping: a last sweep, then what is spooled is delivered");
+                break;
+            }
+            _ = exhausted.wait_for(|done| *done) => {
+                info!("the source has come to its end");
+                break;
+            }
+            _ = hangup.recv() => reload.run(),
+        }
     }
     let orderly = async {
         actors.finish().await;

@@ -8,6 +8,7 @@
 //! aggregators that must not stand in for each other, [`HostCheck::Required`] also wants the
 //! configured host among the certificate's DNS names or IP addresses.
 
+mod expiry;
 mod failure;
 mod identity;
 mod verifier;
@@ -17,7 +18,9 @@ use std::sync::Arc;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::RootCertStore;
 
+pub use expiry::{Certificates, Expiry, Holder, Notice, Stage};
 pub use failure::{Failure, FailureLabels, Side, TlsMetrics, TlsProblem};
+pub(crate) use identity::ends;
 pub use identity::{CertificateProblem, Identity, IdentityError, IdentityPaths};
 
 /// Whether the aggregator's certificate must name the host it was reached at.

@@ -1,12 +1,16 @@
-//! What keeps an eye on the running node: readiness of the source, and panics.
+//! What keeps an eye on the running node: readiness of the source, the end of certificates, and
+//! panics.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::ready::Readiness;
+use jiff::Timestamp;
 use tracing::error;
 
+use crate::clock;
 use crate::metrics::Metrics;
+use crate::tls::Certificates;
 
 /// A panic anywhere ends the process: actix would end the actor silently and go on without it.
 /// The service manager starts the node again, and the spool knows where it was.
@@ -48,3 +52,23 @@ pub(crate) fn watch_source(readiness: &Readiness, metrics: Arc<Metrics>, interva
         }
     });
 }
+
+/// Tells of certificates that end soon, and keeps `/readyz` up to date about those that have.
+pub(crate) fn watch_certificates(readiness: &Readiness, certificates: Certificates) {
+    let part = readiness.part("certificates", "not looked at yet");
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(CERTIFICATES_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let now = Timestamp::from_nanosecond(clock::wall().get().into());
+            match now.ok().and_then(|now| certificates.look(now)) {
+                Some(expired) => part.degraded(expired),
+                None => part.fine(),
+            }
+        }
+    });
+}
+
+/// How often the ends of certificates are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);

@@ -41,6 +41,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     if root {
         steps.run("labs", || lab::check_all(CI_PROFILE));
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));
+        steps.run("lab: burst", || lab::check_burst(CI_PROFILE));
     } else {
         steps.skip("labs", "needs root");
     }

@@ -57,6 +57,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     } else if with_lab {
         steps.run("lab", || lab::check(CI_PROFILE));
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));
+        steps.run("lab: burst", || lab::check_burst(CI_PROFILE));
     } else {
         steps.skip("lab", "needs root (network namespaces, nftables): sudo cargo xtask test");
     }

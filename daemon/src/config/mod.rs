@@ -154,6 +154,24 @@ pub fn dump<R: Serialize>(raw: &R) -> Result<String, ConfigError> {
     toml::to_string(raw).map_err(|error| ConfigError::Dump { error })
 }
 
+/// The keys (dots between levels) in which two configurations differ, in the order of the keys.
+///
+/// # Errors
+/// When one has no serialized form, which would be a mistake in the raw struct.
+pub fn differences<R: Serialize>(one: &R, other: &R) -> Result<Vec<String>, ConfigError> {
+    let serialized = |raw: &R| serde_json::to_value(raw);
+    let one = serialized(one).map_err(|error| ConfigError::Schema { error })?;
+    let other = serialized(other).map_err(|error| ConfigError::Schema { error })?;
+    let mut keys = Vec::new();
+    layer::leaves(&one, &mut |key| {
+        let pointer = format!("/{}", key.replace('.', "/"));
+        if one.pointer(&pointer) != other.pointer(&pointer) {
+            keys.push(key.to_owned());
+        }
+    });
+    Ok(keys)
+}
+
 /// The names of the environment variables that `R` understands, in the order of its keys.
 ///
 /// # Errors

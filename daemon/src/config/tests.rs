@@ -256,3 +256,13 @@ fn a_dump_loads_to_itself() {
     let dumped = dump(&first).unwrap();
     assert_eq!(try_load("b.toml", &dumped, &[], Flags::default()).unwrap().raw, first, "{dumped}");
 }
+
+#[test]
+fn differing_keys_are_named_in_full() {
+    let one = Raw::default();
+    let mut other = Raw { name: Some("gw2".into()), ..Raw::default() };
+    other.peers.0.push("a:1".into());
+    other.limits.budget = Size::mib(2);
+    assert_eq!(differences(&one, &one).unwrap(), Vec::<String>::new());
+    assert_eq!(differences(&one, &other).unwrap(), ["limits.budget", "name", "peers"]);
+}

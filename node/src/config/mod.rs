@@ -11,11 +11,12 @@ use daemon::http::{Listener, TokenRule};
 use daemon::log;
 use flow::NodeName;
 
+use crate::filter::Filter;
 use crate::netns::NetnsChoice;
 use crate::tls::IdentityPaths;
 
 pub use choices::{Interval, Peer, SourceChoice};
-pub use raw::{RawConfig, RawLimits, RawSysctl, RawTls};
+pub use raw::{RawConfig, RawFilter, RawLimits, RawSysctl, RawTls};
 
 /// A legal configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Config {
     pub netns: NetnsChoice,
     /// Time between sweeps.
     pub interval: Interval,
+    /// Which flows are left out.
+    pub filter: Filter,
     /// Whether a store other than the one known is taken, once.
     pub accept_new_store: bool,
     /// Where spool, sysctl originals and token are kept.
@@ -119,6 +122,7 @@ impl Config {
             record: raw.record.clone(),
             netns: choices::netns(&raw.netns, &origins)?,
             interval: choices::interval(raw.interval, &origins)?,
+            filter: raw.filter.parse(&origins)?,
             accept_new_store: raw.accept_new_store,
             keys: IdentityPaths {
                 ca: raw.tls.ca.clone(),

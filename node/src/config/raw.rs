@@ -8,6 +8,7 @@ use daemon::log::RawLog;
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
+use crate::filter::{Filter, Networks, Protocols};
 use crate::tls::IdentityPaths;
 
 /// A configuration file of the node. Values first, then tables: TOML wants it so.
@@ -38,6 +39,8 @@ pub struct RawConfig {
     pub api_endpoint: String,
     /// Who may ask it.
     pub api: RawApi,
+    /// Which flows are left out.
+    pub filter: RawFilter,
     /// More about sysctls.
     pub sysctl: RawSysctl,
     /// Keys towards the aggregator.
@@ -63,11 +66,49 @@ impl Default for RawConfig {
             api_enabled: true,
             api_endpoint: "localhost:8000".into(),
             api: RawApi::default(),
+            filter: RawFilter::default(),
             sysctl: RawSysctl::default(),
             tls: RawTls::default(),
             limits: RawLimits::default(),
             log: RawLog::default(),
         }
+    }
+}
+
+/// The `[filter]` section; see [`Filter`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawFilter {
+    /// See [`Filter::exclude_loopback`].
+    pub exclude_loopback: bool,
+    /// See [`Filter::include`].
+    pub include: Strings,
+    /// See [`Filter::exclude`].
+    pub exclude: Strings,
+    /// See [`Filter::protocols`].
+    pub protocols: Strings,
+    /// See [`Filter::exclude_protocols`].
+    pub exclude_protocols: Strings,
+}
+
+impl RawFilter {
+    pub(super) fn parse(&self, origins: &Origins) -> Result<Filter, ConfigError> {
+        let networks = |key: &str, texts: &Strings| {
+            Networks::parse(&texts.0).map_err(|error| origins.bad(key, error.to_string()))
+        };
+        let protocols = |key: &str, texts: &Strings| {
+            let protocols = texts.0.iter().map(|text| text.parse());
+            protocols
+                .collect::<Result<Protocols, flow::tuple::ProtoError>>()
+                .map_err(|error| origins.bad(key, format!("is wrong: {error}")))
+        };
+        Ok(Filter {
+            exclude_loopback: self.exclude_loopback,
+            include: networks("filter.include", &self.include)?,
+            exclude: networks("filter.exclude", &self.exclude)?,
+            protocols: protocols("filter.protocols", &self.protocols)?,
+            exclude_protocols: protocols("filter.exclude_protocols", &self.exclude_protocols)?,
+        })
     }
 }
 

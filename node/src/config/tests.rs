@@ -36,6 +36,7 @@ fn defaults_are_those_of_the_limits_table() {
     assert_eq!(config.aggregators, []);
     assert_eq!(config.interval.length().as_secs(), 10);
     assert_eq!(config.netns, NetnsChoice::Own);
+    assert!(config.filter.is_open());
     assert_eq!(config.state_dir, Path::new("/var/lib/conntracct-node"));
     let limits = Limits {
         live_flows: 1_048_576,
@@ -73,6 +74,15 @@ fn every_flag_arrives() {
             "5s",
             "--netns",
             "/run/netns/a,/run/netns/b",
+            "--exclude-loopback",
+            "--include",
+            "10.0.0.0/8,2001:db8::/32",
+            "--exclude",
+            "10.0.0.1",
+            "--protocols",
+            "tcp,17",
+            "--exclude-protocols",
+            "ICMP",
             "--name",
             "x",
             "--state-dir",
@@ -98,6 +108,9 @@ fn every_flag_arrives() {
         config.netns,
         NetnsChoice::Listed(vec!["/run/netns/a".into(), "/run/netns/b".into()])
     );
+    let filter = "exclude_loopback\ninclude 10.0.0.0/8\ninclude 2001:db8::/32\nexclude 10.0.0.1/32\n\
+                  protocol 6\nprotocol 17\nexclude_protocol 1\n";
+    assert_eq!(config.filter.to_string(), filter);
     assert_eq!(config.name.to_string(), "x");
     assert_eq!(config.state_dir, Path::new("/state"));
     assert_eq!(config.http.unwrap().addresses, ["127.0.0.1:9".parse().unwrap()]);
@@ -146,6 +159,19 @@ fn what_is_not_legal_is_named_with_what_is() {
             "--http: `api_endpoint` is \"0.0.0.0:8000\", which others can",
         ),
         (&["--http", ":8000"], "--http: `api_endpoint` is \":8000\", but must be ADDRESS:PORT"),
+        (
+            &["--exclude", "10.0.0.1/8"],
+            "--exclude: `filter.exclude` holds \"10.0.0.1/8\", which has bits beyond its length; \
+             the network is 10.0.0.0/8",
+        ),
+        (
+            &["--include", "10.0.0.0/8,lan"],
+            "--include: `filter.include` holds \"lan\", which is neither an address nor a network",
+        ),
+        (
+            &["--protocols", "tcp,upd"],
+            "--protocols: `filter.protocols` is wrong: \"upd\" is no protocol; give a number",
+        ),
         (&["--source", "replay:x", "--record", "y"], "--record: `record` records what the kernel"),
     ] {
         let error = load(arguments, &[]).unwrap_err();
@@ -173,6 +199,17 @@ fn what_is_not_legal_is_named_with_what_is() {
             "`log.format` is \"xml\", but must be auto, pretty, plain",
         ),
         ("CONNTRACCT_LOG__LEVEL", "loud", "`log.level` is \"loud\", but must be error, warn, info"),
+        (
+            "CONNTRACCT_FILTER__EXCLUDE",
+            "10.0.0.0/40",
+            "`filter.exclude` holds \"10.0.0.0/40\", which",
+        ),
+        ("CONNTRACCT_FILTER__EXCLUDE_LOOPBACK", "perhaps", "`filter.exclude_loopback` is"),
+        (
+            "CONNTRACCT_FILTER__EXCLUDE_PROTOCOLS",
+            "256",
+            "`filter.exclude_protocols` is wrong: \"256\"",
+        ),
         ("CONNTRACCT_API__CERT", "/x", "`api.cert` needs `api.key` beside it"),
     ] {
         let error = load(&[], &[(name, value)]).unwrap_err();

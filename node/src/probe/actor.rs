@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix::fut::wrap_future;
 use actix::prelude::*;
+use daemon::config::chain;
 use flow::BootNanos;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -108,7 +109,7 @@ impl Probe {
                     (probe.source, probe.clock) = (Some(source), clock);
                     if let Err(source_error) = outcome {
                         probe.metrics.failures.inc();
-                        warn!(error = %report(&source_error), "the source failed; trying again");
+                        warn!(error = %chain(&source_error), "the source failed; trying again");
                     }
                 }
                 Err(lost) => error!(error = %lost, "the source's thread died"),
@@ -227,15 +228,4 @@ impl Round<'_> {
     fn say_health(&self) {
         self.metrics.health(&self.source.health());
     }
-}
-
-/// An error with all its causes, in one line.
-fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

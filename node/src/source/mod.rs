@@ -1,6 +1,7 @@
 //! Sources: where readings come from. One trait, so that the probe neither knows nor cares
 //! whether the kernel is asked over netlink, by eBPF, or not at all.
 
+pub mod filtered;
 pub mod metrics;
 pub mod netlink;
 pub mod record;

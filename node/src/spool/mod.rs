@@ -46,6 +46,7 @@ pub mod segment;
 use std::collections::VecDeque;
 use std::io;
 
+use daemon::config::chain;
 use flow::table::DurableSweep;
 use flow::{BootId, BootNanos, Counters, Epoch, Seq, StoreId, UnixNanos};
 use wire::frame::Frame;
@@ -412,18 +413,6 @@ fn view(log: &EpochLog, current: bool) -> EpochView {
 
 fn encode(gap: &Gap) -> Result<Frame, SpoolError> {
     gap.encode().map_err(|error| SpoolError::Encode { what: "a gap", why: chain(&error) })
-}
-
-/// An error and its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 const UNREADABLE: &str = "the frame could not be read back from the spool";

@@ -74,6 +74,10 @@ pub enum NewEpochReason {
     /// Another store was accepted.
     #[error("another store was accepted")]
     OtherStore,
+    /// The node was started with another filter: flows that the last sweep left out may be older
+    /// than it.
+    #[error("the node was started with another filter")]
+    OtherFilter,
 }
 
 impl NewEpochReason {
@@ -109,6 +113,7 @@ impl NewEpochReason {
             Self::OtherBytes { .. } => "other_bytes",
             Self::StoreRestored { .. } => "store_restored",
             Self::OtherStore => "other_store",
+            Self::OtherFilter => "other_filter",
         }
     }
 }

@@ -194,14 +194,31 @@ impl Identity {
         Ok(Self { node, not_after, ca, chain, key })
     }
 
+    /// Whether this node's certificate is the one in `other`.
+    pub(crate) fn has_certificate_of(&self, other: &Self) -> bool {
+        self.chain == other.chain
+    }
+
+    /// Whether the authority is the one in `other`.
+    pub(crate) fn has_authority_of(&self, other: &Self) -> bool {
+        self.ca == other.ca
+    }
+
+    /// When the authority's certificate ends; the last of several, as there are while one takes
+    /// another's place.
+    #[must_use]
+    pub fn authority_not_after(&self) -> Option<Timestamp> {
+        self.ca.iter().filter_map(|der| ends(der)).max()
+    }
+
     /// Whether `other` is the same certificate.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
-        self.chain == other.chain && self.ca == other.ca
+        self.has_certificate_of(other) && self.has_authority_of(other)
     }
 
     /// Whether `newer` is another certificate of the same node and authority.
     pub(crate) fn renewed_by(&self, newer: &Self) -> bool {
-        self.node == newer.node && self.ca == newer.ca
+        self.node == newer.node && self.has_authority_of(newer)
     }
 }
 
@@ -221,6 +238,12 @@ fn parse_node_certificate(
     let not_after = time(validity.not_after.timestamp(), Timestamp::MAX);
     let not_before = time(validity.not_before.timestamp(), Timestamp::UNIX_EPOCH);
     Ok((node.ok_or(CertificateProblem::ForeignName)?, not_after, not_before))
+}
+
+/// When a certificate ends; `None` where it is none.
+pub(crate) fn ends(der: &[u8]) -> Option<Timestamp> {
+    let after = parse(der).ok()?.validity().not_after.timestamp();
+    Some(Timestamp::from_second(after).unwrap_or(Timestamp::MAX))
 }
 
 /// Checks use and name of an aggregator's certificate. Its signature is checked elsewhere.

@@ -35,6 +35,8 @@ pub struct UplinkConfig {
     pub silence: Duration,
     /// Another store than the one remembered is taken, with a new epoch.
     pub accept_new_store: bool,
+    /// Frames on their way without `Received`, where the aggregator allows more.
+    pub max_unreceived: u32,
 }
 
 impl Default for UplinkConfig {
@@ -47,6 +49,7 @@ impl Default for UplinkConfig {
             ping_every: Duration::from_secs(10),
             silence: Duration::from_secs(30),
             accept_new_store: false,
+            max_unreceived: 16,
         }
     }
 }
@@ -234,6 +237,8 @@ impl Uplink {
     /// What to do now.
     pub fn step(&mut self, now: BootNanos, view: &SpoolView) -> Step {
         match &mut self.phase {
+            // The order to rename it could not be carried out.
+            Phase::Over(Ended::EpochDone) if view.sending.disputed => Step::Close(Ended::Disputed),
             Phase::Over(ended) => Step::Close(ended.clone()),
             Phase::Away { until } if now < *until => Step::Wait { until: *until },
             Phase::Away { .. } => {
@@ -304,10 +309,14 @@ impl Uplink {
             return Err(Ended::EpochDone);
         }
         let greeted = judge(&welcome, view, self.config.accept_new_store)?;
-        self.failures = 0;
         self.totals.sessions += 1;
         self.phase = match greeted.after {
-            Some(after) => self.live(now, epoch, after, &welcome),
+            Some(after) => {
+                self.failures = 0;
+                self.live(now, epoch, after, &welcome)
+            }
+            // A welcome that nothing can be sent after is no success: should the spool be unable
+            // to do what is ordered here, the next one comes to the same.
             None => Phase::Over(Ended::EpochDone),
         };
         Ok(greeted.orders)
@@ -315,7 +324,8 @@ impl Uplink {
 
     fn live(&mut self, now: BootNanos, epoch: Epoch, after: Seq, welcome: &Welcome) -> Phase {
         self.clock.begin_session();
-        let window = Window::new(epoch, after, welcome.max_unreceived);
+        let limit = welcome.max_unreceived.min(self.config.max_unreceived);
+        let window = Window::new(epoch, after, limit);
         Phase::Live(Box::new(Live { window, heard: now, ping_due: now, pings: 0 }))
     }
 

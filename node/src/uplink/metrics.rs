@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::core::Uplink;
 use super::error::SessionError;
 use crate::spool::{Level, NewEpochReason, SpoolView};
+use crate::tls::{Certificates, TlsMetrics};
 
 /// Label: why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -30,6 +31,10 @@ pub struct UplinkMetrics {
     pub attempts: Counter,
     /// Sessions welcomed.
     pub sessions: Counter,
+    /// Handshakes that were refused, by whom and why.
+    pub handshakes: TlsMetrics,
+    /// Certificates and their ends.
+    pub certificates: Certificates,
     /// Ends of sessions and attempts, by reason.
     pub ended: Family<ReasonLabel, Counter>,
     /// Frames sent, every time.
@@ -104,6 +109,8 @@ impl Default for UplinkMetrics {
             spool_retold: Counter::default(),
             spool_epochs: present(reasons(&NewEpochReason::LABELS)),
             spool_checkpoints: Counter::default(),
+            handshakes: TlsMetrics::default(),
+            certificates: Certificates::default(),
         }
     }
 }
@@ -124,6 +131,8 @@ impl UplinkMetrics {
         uplink.register_with_unit("round_trip", ROUND_TRIP, Unit::Seconds, round_trip);
         uplink.register_with_unit("clock_error", CLOCK_ERROR, Unit::Seconds, error);
         uplink.register("acked_seq", ACKED, self.acked.clone());
+        self.handshakes.register(registry);
+        self.certificates.register(registry);
 
         let spool = registry.sub_registry_with_prefix("conntracct_spool");
         spool.register_with_unit("disk", DISK, Unit::Bytes, self.spool_bytes.clone());
@@ -187,8 +196,11 @@ impl UplinkMetrics {
     }
 
     /// Counts the end of a session or an attempt.
-    pub fn count_ended(&self, reason: &'static str) {
-        self.ended.get_or_create(&ReasonLabel { reason }).inc();
+    pub fn count_ended(&self, error: &SessionError) {
+        self.ended.get_or_create(&ReasonLabel { reason: error.label() }).inc();
+        if let SessionError::Tls { problem } = error {
+            self.handshakes.count(problem);
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use quinn::{
     Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig, VarInt,
 };
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 use wire::control::{Hello, Message};
 use wire::frame::{Frame, FrameError, HEADER_LEN, Header};
 
@@ -23,6 +25,7 @@ use super::metrics::UplinkMetrics;
 use super::orders::{Means, Order, obey};
 use super::owner::{SpoolGone, SpoolHandle};
 use crate::spool::{Disk, FreshNames, NewEpochReason, SpoolView, Stored};
+use crate::tls::{self, Holder};
 
 /// Who this node says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +77,8 @@ pub struct Peer {
 pub struct Session<'a, D> {
     /// The UDP socket.
     pub endpoint: &'a Endpoint,
-    /// Who we are and whom we trust, with [`transport`].
-    pub tls: quinn::ClientConfig,
+    /// Who we are and whom we trust, transport parameters aside; each connection takes the latest.
+    pub tls: watch::Receiver<quinn::ClientConfig>,
     /// Who this node says it is.
     pub about: &'a About,
     /// The spool.
@@ -154,13 +157,27 @@ async fn connect<D>(
     deadline: Duration,
 ) -> Result<Connection, SessionError> {
     let address = peer.address;
+    let tls = with_transport(session.tls.borrow().clone());
     let connecting = session
         .endpoint
-        .connect_with(session.tls.clone(), address, &peer.name)
+        .connect_with(tls, address, &peer.name)
         .map_err(|error| SessionError::Connect { address, error })?;
     match tokio::time::timeout(deadline, connecting).await {
-        Ok(connected) => connected.map_err(|error| SessionError::lost(address, error)),
+        Ok(connected) => {
+            let connection = connected.map_err(|error| SessionError::lost(address, error))?;
+            note_certificate(session.metrics, &connection);
+            Ok(connection)
+        }
         Err(_elapsed) => Err(SessionError::NoAnswer { address }),
+    }
+}
+
+/// Notes when the aggregator's certificate ends.
+fn note_certificate(metrics: &UplinkMetrics, connection: &Connection) {
+    let shown = connection.peer_identity();
+    let chain = shown.and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
+    if let Some(ends) = chain.and_then(|chain| tls::ends(chain.first()?)) {
+        metrics.certificates.note(Holder::Aggregator, ends);
     }
 }
 
@@ -376,8 +393,7 @@ const IDLE_TIMEOUT_MS: u32 = 20_000;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The configuration with [`transport`].
-#[must_use]
-pub fn with_transport(mut config: quinn::ClientConfig) -> quinn::ClientConfig {
+fn with_transport(mut config: quinn::ClientConfig) -> quinn::ClientConfig {
     config.transport_config(Arc::new(transport()));
     config
 }

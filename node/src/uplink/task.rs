@@ -52,7 +52,7 @@ pub async fn run<D: Disk + 'static>(
                 };
                 let ended = ended.await;
                 if let Err(error) = &ended {
-                    session.metrics.count_ended(error.label());
+                    session.metrics.count_ended(error);
                     log.tell(error, session.clock.boot());
                 }
                 let now = session.clock.boot();

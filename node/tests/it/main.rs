@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod cli;
+mod filter;
 mod fixtures;
 mod golden;
 mod lab;
@@ -10,4 +11,6 @@ mod lab;
 mod metrics;
 mod netlink;
 mod netlink_burst;
+#[cfg(test)]
+mod program;
 mod sysctl;

@@ -2,9 +2,12 @@
 //! not depend on each other.
 //!
 //! `lab kernel` needs no product: it proves that the two witnesses (conntrack's own events and
-//! nftables' counters) agree. [`counts`] adds the product, [`mod@kill`] destroys parts of it.
+//! nftables' counters) agree. [`counts`] adds the product, [`mod@kill`] destroys parts of it,
+//! [`mod@burst`] holds parts of it still.
 
+mod burst;
 pub(crate) mod capture;
+mod hold;
 mod kernel;
 mod kill;
 pub(crate) mod netns;
@@ -48,6 +51,16 @@ pub(crate) enum Verb {
         #[arg(long, default_value = "up", value_name = "PROFILE")]
         profile: String,
     },
+    /// Hold threads of a node still while tens of thousands of flows end; nothing may be lost
+    /// uncounted, and no new connection refused
+    Burst {
+        /// Keep keys, states, store and logs, and say where
+        #[arg(long)]
+        keep: bool,
+        /// Profile to build with
+        #[arg(long, default_value = "up", value_name = "PROFILE")]
+        profile: String,
+    },
     /// Remove what a killed lab left behind
     Clean {
         /// Also labs that still run
@@ -68,6 +81,7 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
     match verb {
         Verb::Kernel { variant, rounds } => kernel::run(*variant, *rounds, &Interrupt::listen()?),
         Verb::Kill { keep, profile } => kill(profile, *keep, &Interrupt::listen()?),
+        Verb::Burst { keep, profile } => burst::run(profile, *keep, &Interrupt::listen()?),
         Verb::Clean { all } => {
             let gone = netns::clean(*all)?;
             eprintln!("{} namespaces removed", gone.len());
@@ -99,6 +113,11 @@ pub(crate) fn check_all(profile: &str) -> Result<()> {
 /// The kill test as a test.
 pub(crate) fn check_kill(profile: &str) -> Result<()> {
     kill(profile, false, &Interrupt::listen()?)
+}
+
+/// The burst test as a test.
+pub(crate) fn check_burst(profile: &str) -> Result<()> {
+    burst::run(profile, false, &Interrupt::listen()?)
 }
 
 fn plan(variant: Variant, seconds: u64, capture: bool, profile: &str) -> Plan {

@@ -79,9 +79,14 @@ impl Running {
         Ok(())
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).with_context(|| format!("could not signal {}", self.name))
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid(), signal).with_context(|| format!("could not signal {}", self.name))
     }
 
     /// The last lines of its log.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::http;
+use super::http::{self, Answer};
 use super::process::Running;
 use crate::interrupt::Interrupt;
 use crate::lab::netns::Netns;
@@ -18,8 +18,8 @@ use crate::workspace::{self, CI_PROFILE, cargo};
 /// Where the aggregator listens for nodes, on every address.
 pub(crate) const PORT: u16 = 4433;
 /// Where programs answer HTTP, each on the loopback of its own namespace.
-const AGGREGATOR_HTTP: u16 = 8080;
-const NODE_HTTP: u16 = 8000;
+pub(crate) const AGGREGATOR_HTTP: u16 = 8080;
+pub(crate) const NODE_HTTP: u16 = 8000;
 /// How long a program may take to be ready.
 const START: Duration = Duration::from_secs(30);
 /// How long a program may take to flush and end.
@@ -239,8 +239,18 @@ impl<'a> Node<'a> {
 
     /// Its metrics.
     pub(crate) fn metrics(&self) -> Result<String> {
+        Ok(self.get("/metrics")?.body)
+    }
+
+    /// A page of its HTTP listener.
+    pub(crate) fn get(&self, path: &str) -> Result<Answer> {
         let address = SocketAddr::from(([127, 0, 0, 1], NODE_HTTP));
-        Ok(self.place.enter(|| http::get(address, "/metrics"))?.body)
+        self.place.enter(|| http::get(address, path))
+    }
+
+    /// The program, while it runs.
+    pub(crate) fn running(&self) -> Result<&Running> {
+        self.running.as_ref().with_context(|| format!("{} does not run", self.name))
     }
 
     fn state(&self) -> PathBuf {

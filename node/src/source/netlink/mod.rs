@@ -21,6 +21,7 @@ mod socket;
 use std::collections::BTreeMap;
 use std::io;
 
+use daemon::config::chain;
 use flow::{NetnsInode, Reading};
 
 use self::dump::{DumpError, DumpSocket, Part};
@@ -319,18 +320,6 @@ fn flat(error: DumpError) -> io::Error {
         DumpError::Kernel(error) => error,
         other => io::Error::other(other),
     }
-}
-
-/// An error and its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 const OPENING: &str = "opening a conntrack socket";

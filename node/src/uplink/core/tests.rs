@@ -98,6 +98,18 @@ fn sending_begins_after_what_is_committed_and_stops_at_the_window() {
 }
 
 #[test]
+fn the_window_is_the_narrower_of_both_sides_limits() {
+    let now = BootNanos(SECOND);
+    let spool = view(0, 40);
+    for (ours, sent) in [(3, 3), (16, 16), (1_000, 16)] {
+        let config = UplinkConfig { max_unreceived: ours, ..UplinkConfig::default() };
+        let mut core = uplink(config);
+        greet(&mut core, now, &spool, welcome(1, 0));
+        assert_eq!(sends(&mut core, now, &spool).len(), sent);
+    }
+}
+
+#[test]
 fn frames_not_taken_come_again_when_they_are_due() {
     let mut core = uplink(UplinkConfig::default());
     let now = BootNanos(SECOND);
@@ -202,6 +214,40 @@ fn a_number_taken_by_other_bytes_ends_the_epoch() {
     let orders = greet(&mut core, now, &stuck, welcome(1, 1));
     assert!(matches!(orders.last(), Some(Order::Overtaken { .. })), "{orders:?}");
     assert!(!core.is_connected());
+}
+
+#[test]
+fn a_disputed_epoch_on_a_full_disk_waits_ever_longer() {
+    let config = UplinkConfig::default();
+    let mut core = uplink(config);
+    let mut stuck = view(1, 4);
+    stuck.sending.disputed = true;
+    let mut now = BootNanos(SECOND);
+    let mut pauses = Vec::new();
+    for _ in 0..20 {
+        let orders = greet(&mut core, now, &stuck, welcome(1, 1));
+        assert!(matches!(orders.last(), Some(Order::Overtaken { .. })), "{orders:?}");
+        // The disk is full, so the order could not be carried out.
+        assert_eq!(core.step(now, &stuck), Step::Close(Ended::Disputed));
+        core.disconnected(now, 29_999_999_999);
+        let Step::Wait { until } = core.step(now, &stuck) else { panic!("no pause") };
+        pauses.push(until.since(now));
+        now = until;
+    }
+    assert!(pauses[0] <= config.backoff_first);
+    assert_eq!(pauses[19], Duration::from_nanos(29_999_999_999));
+
+    // There is room again: the epoch gets its other name. With that sent, pauses are short again.
+    let _ = greet(&mut core, now, &stuck, welcome(1, 1));
+    let mut renamed = view(0, 4);
+    renamed.sending.epoch = epoch(2);
+    assert_eq!(core.step(now, &renamed), Step::Close(Ended::EpochDone));
+    core.disconnected(now, 0);
+    let _ = greet(&mut core, now, &renamed, welcome(1, 0));
+    assert!(core.is_connected());
+    core.disconnected(now, 29_999_999_999);
+    let Step::Wait { until } = core.step(now, &renamed) else { panic!("no pause") };
+    assert!(until.since(now) <= config.backoff_first);
 }
 
 #[test]

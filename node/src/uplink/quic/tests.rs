@@ -70,9 +70,16 @@ fn spool(frames: u64) -> SpoolHandle<MemDisk> {
 }
 
 fn tls() -> (quinn::ServerConfig, quinn::ClientConfig) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let certificate: CertificateDer<'static> = made.cert.der().clone();
-    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    tls_until(rcgen::date_time_ymd(2100, 1, 1))
+}
+
+/// A certificate that ends then, and those who trust it.
+fn tls_until(end: time::OffsetDateTime) -> (quinn::ServerConfig, quinn::ClientConfig) {
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_after = end;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate: CertificateDer<'static> = params.self_signed(&key).unwrap().der().clone();
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -90,7 +97,7 @@ fn tls() -> (quinn::ServerConfig, quinn::ClientConfig) {
     let server = QuicServerConfig::try_from(server).unwrap();
     let client = QuicClientConfig::try_from(client).unwrap();
     let client = quinn::ClientConfig::new(Arc::new(client));
-    (quinn::ServerConfig::with_crypto(Arc::new(server)), with_transport(client))
+    (quinn::ServerConfig::with_crypto(Arc::new(server)), client)
 }
 
 /// Starts an aggregator; it ends with the test's runtime.
@@ -201,7 +208,7 @@ impl Node {
     fn session(&self, tls: quinn::ClientConfig) -> Session<'_, MemDisk> {
         Session {
             endpoint: &self.endpoint,
-            tls,
+            tls: watch::channel(tls).1,
             about: &self.about,
             spool: &self.spool,
             clock: &SystemClock,
@@ -240,6 +247,36 @@ async fn everything_arrives_in_order_over_breaking_connections() {
     assert_eq!(core.totals().sessions, store.hellos.len() as u64);
     assert!(core.offset().is_some(), "pings were answered");
     assert!(node.metrics.sent.get() > FRAMES);
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_while_connected_is_told_and_the_session_goes_on() {
+    let (server, client) = tls_until(time::OffsetDateTime::now_utc() + Duration::from_secs(6));
+    let store = Arc::new(Mutex::new(Store::default()));
+    let address = aggregator(server, Arc::clone(&store), Manner::BreakAfter(usize::MAX));
+    let node = Node::new(1);
+    let mut core = node.core.clone();
+    assert!(matches!(core.step(SystemClock.boot(), &node.spool.view()), Step::Connect { .. }));
+    let peer = Peer { address, name: "localhost".to_owned() };
+    let mut view = node.spool.watch();
+    let done = async {
+        view.wait_for(|view| view.sending.acked == Seq(1)).await.unwrap();
+        let certificates = &node.metrics.certificates;
+        let over = loop {
+            if let Some(over) = certificates.look(jiff::Timestamp::now()) {
+                break over;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(over.starts_with("the aggregator's certificate has expired"), "{over}");
+        // The session stands: another frame is taken and acknowledged.
+        let append = node.spool.call(|spool| spool.append(spool.epoch(), &[frame(2)]));
+        append.await.unwrap().unwrap();
+        view.wait_for(|view| view.sending.acked == Seq(2)).await.unwrap();
+    };
+    run_session(&node.session(client), &mut core, &peer, done).await.unwrap();
+    assert!(core.is_connected(), "until the caller says that it is not");
+    assert_eq!(store.lock().unwrap().hellos.len(), 1);
 }
 
 #[tokio::test]
