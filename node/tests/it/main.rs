@@ -4,10 +4,16 @@
 
 mod cli;
 mod fixtures;
+#[path = "../../examples/bench_table/gateway.rs"]
+mod gateway;
 mod golden;
 mod lab;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod metrics;
 mod netlink;
 mod netlink_burst;
+#[path = "../../examples/bench_table/replay.rs"]
+mod replay;
 mod sysctl;
