@@ -70,7 +70,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     }
     if !programs.is_empty() {
         let mut build = cargo(["build", "--locked", "--release"]);
-        workspace::run(build.args(programs.iter().flat_map(|program| ["-p", program])))?;
+        workspace::run(build.args(programs.iter().flat_map(|program| ["-p", *program])))?;
     }
     let mut command = cargo(["run", "--locked", "--release", "-p", package, "--example", example]);
     if let Some(file) = &flags.json {
