@@ -25,7 +25,7 @@ pub(crate) struct Flags {
 enum Name {
     /// Bytes of an encoded delta, against an IPFIX record of the same information
     Wire,
-    /// Sweep difference and memory of the flow table, against a plain hash map
+    /// Sweep difference of the flow table, against a plain hash map; encoding; memory of the node
     Table,
     /// A table dump and its parsing, against the kernel's part alone (root)
     Netlink,
@@ -33,19 +33,44 @@ enum Name {
     IngestSqlite,
 }
 
+/// How a benchmark is run.
+struct Plan {
+    package: &'static str,
+    example: &'static str,
+    /// It needs root.
+    root: bool,
+    /// Programs that it runs; they are built first.
+    programs: &'static [&'static str],
+}
+
+impl Name {
+    const fn plan(self) -> Plan {
+        let (package, example) = match self {
+            Self::Wire => ("conntracct-wire", "bench_wire"),
+            Self::Table => ("conntracct-node", "bench_table"),
+            Self::Netlink => ("conntracct-node", "bench_netlink"),
+            Self::IngestSqlite => ("conntracct-aggregator", "bench_ingest_sqlite"),
+        };
+        let programs: &[&str] = match self {
+            Self::Table => &["conntracct-node", "conntracct-aggregator"],
+            Self::Wire | Self::Netlink | Self::IngestSqlite => &[],
+        };
+        Plan { package, example, root: matches!(self, Self::Netlink), programs }
+    }
+}
+
 /// Builds and runs the benchmark.
 ///
 /// # Errors
 /// It needs root and we are not, it does not build, or it failed.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
-    let (package, example, root) = match flags.name {
-        Name::Wire => ("conntracct-wire", "bench_wire", false),
-        Name::Table => ("conntracct-flow", "bench_table", false),
-        Name::Netlink => ("conntracct-node", "bench_netlink", true),
-        Name::IngestSqlite => ("conntracct-aggregator", "bench_ingest_sqlite", false),
-    };
+    let Plan { package, example, root, programs } = flags.name.plan();
     if root && !workspace::is_root() {
         bail!("the {example} benchmark fills a real conntrack table: run it as root");
+    }
+    if !programs.is_empty() {
+        let mut build = cargo(["build", "--locked", "--release"]);
+        workspace::run(build.args(programs.iter().flat_map(|program| ["-p", *program])))?;
     }
     let mut command = cargo(["run", "--locked", "--release", "-p", package, "--example", example]);
     if let Some(file) = &flags.json {

@@ -11,7 +11,8 @@ use flow::UnixNanos;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection};
 
-use super::{Failed, rate};
+use super::Failed;
+use super::ingest_load::report::rate;
 
 const ROWS_A_STATEMENT: usize = 500;
 const ROWS_A_TRANSACTION: usize = 10_000;

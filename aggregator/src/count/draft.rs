@@ -76,13 +76,14 @@ pub(super) struct Drafting<'m> {
 }
 
 impl<'m> Drafting<'m> {
-    /// An empty draft over `memory`.
-    pub(super) fn new(config: &'m CounterConfig, memory: &'m Memory) -> Self {
-        let change = Change { ids: memory.ids, latest: memory.latest, ..Change::default() };
+    /// An empty draft over `memory`, with room for `rows` records.
+    pub(super) fn new(config: &'m CounterConfig, memory: &'m Memory, rows: usize) -> Self {
+        let mut change = Change { ids: memory.ids, latest: memory.latest, ..Change::default() };
+        change.entries.reserve(rows);
         Self {
             config,
             memory,
-            set: ChangeSet::default(),
+            set: ChangeSet { flows: Vec::with_capacity(rows), ..ChangeSet::default() },
             stats: CountStats::default(),
             change,
             advances: HashMap::default(),

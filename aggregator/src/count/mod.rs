@@ -233,7 +233,8 @@ impl Counter {
     /// # Errors
     /// When a frame does not follow what is committed, or numbers are used up.
     pub fn count(&self, frames: &[Frame]) -> Result<Draft, CountError> {
-        let mut draft = draft::Drafting::new(&self.config, &self.memory);
+        let rows = frames.iter().map(Frame::rows).sum();
+        let mut draft = draft::Drafting::new(&self.config, &self.memory, rows);
         for frame in frames {
             draft.frame(frame)?;
         }

@@ -24,6 +24,12 @@ impl Order {
         self.last.get(self.next).copied()
     }
 
+    /// The places that are likely to be read next, at most `count`.
+    pub(super) fn guesses(&self, count: usize) -> &[u32] {
+        let rest = self.last.get(self.next..).unwrap_or_default();
+        rest.get(..count).unwrap_or(rest)
+    }
+
     /// `place` was read, which had had `turn` in the last sweep (or in none). Returns its turn
     /// in this one.
     pub(super) fn read(&mut self, place: u32, turn: u32) -> u32 {
@@ -61,5 +67,6 @@ mod tests {
         assert_eq!((guessed, &turns[..]), (3, &[0, 1, 1, 3, 4][..]));
         order.begin();
         assert_eq!(order.guess(), Some(0));
+        assert_eq!((order.guesses(2), order.guesses(9)), (&[0, 2][..], &[0, 2, 9, 3, 4][..]));
     }
 }

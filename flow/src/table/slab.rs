@@ -189,6 +189,17 @@ impl Slab {
         &mut self.chunks[at as usize >> CHUNK_BITS][at as usize & CHUNK_MASK]
     }
 
+    /// Brings what a sweep touches of these slots into the cache. The reads depend on nothing, so
+    /// a processor has many of them under way at once.
+    pub(super) fn fetch(&self, places: &[u32]) {
+        let lines = |slot: &Slot| {
+            let [first, ..] = slot.cum.components();
+            first ^ slot.since.0 ^ u64::from(slot.mark) ^ u64::from(slot.key.netns.0)
+        };
+        let touched = places.iter().filter_map(|at| self.try_get(*at)).map(lines);
+        std::hint::black_box(touched.fold(0, |all, line| all ^ line));
+    }
+
     pub(super) fn hash(&self, key: &EntryKey) -> u64 {
         self.hasher.hash(key)
     }

@@ -36,6 +36,19 @@ impl FlowTable {
         self.tallies.untracked = 0;
     }
 
+    /// Live entries that had all been read by `at`, in the order in which they were read.
+    ///
+    /// The same as [`FlowTable::swept`] for each, and faster: entries lie in memory in another
+    /// order than that of the kernel's table, so the next few likely ones are fetched together.
+    pub fn swept_all(&mut self, readings: &[Reading], at: BootNanos) {
+        for group in readings.chunks(FETCHED_TOGETHER) {
+            self.slots.fetch(self.order.guesses(group.len()));
+            for reading in group {
+                self.swept(reading, at);
+            }
+        }
+    }
+
     /// A live entry that had been read by `at`.
     pub fn swept(&mut self, reading: &Reading, at: BootNanos) {
         let Some(begin) = self.sweep else {
@@ -221,6 +234,9 @@ impl FlowTable {
         unwatched
     }
 }
+
+/// Entries fetched together: enough to keep the memory busy, few enough for the first-level cache.
+const FETCHED_TOGETHER: usize = 16;
 
 /// Whether an entry has been missing for longer than its end may take.
 fn is_overdue(slot: &Slot, now: BootNanos, limits: &TableLimits) -> bool {

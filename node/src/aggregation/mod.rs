@@ -187,9 +187,7 @@ impl Aggregation {
     /// Takes live entries; `clock` was read after them.
     pub fn chunk(&mut self, clock: ClockPair, chunk: &SweepChunk) {
         self.set_clock(clock);
-        for reading in &chunk.readings {
-            self.table.swept(reading, chunk.at);
-        }
+        self.table.swept_all(&chunk.readings, chunk.at);
     }
 
     /// The sweep is over, and the interval with it.

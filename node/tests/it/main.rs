@@ -5,12 +5,18 @@
 mod cli;
 mod filter;
 mod fixtures;
+#[path = "../../examples/bench_table/gateway.rs"]
+mod gateway;
 mod golden;
 mod lab;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod metrics;
 mod netlink;
 mod netlink_burst;
 #[cfg(test)]
 mod program;
+#[path = "../../examples/bench_table/replay.rs"]
+mod replay;
 mod sysctl;

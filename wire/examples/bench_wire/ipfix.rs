@@ -1,13 +1,16 @@
 //! The size of an IPFIX data record (RFC 7011 section 3.4.3) with the fields of a [`Record`].
 //!
 //! Fixed-length fields, each with the length of its abstract data type (RFC 7011 section 6.1),
-//! no reduced-size encoding. Elements by their number in IANA's registry of IPFIX elements; the
-//! reverse counters are those of RFC 5103; what has no element there is enterprise-specific, with
-//! the length of the kernel's own field.
+//! no reduced-size encoding. Elements by their number in IANA's registry of IPFIX elements
+//! (<https://www.iana.org/assignments/ipfix>): unsigned64 and dateTimeNanoseconds take 8 bytes,
+//! ipv4Address 4, ipv6Address 16, unsigned16 2, unsigned8 1. The reverse counters are those of
+//! RFC 5103: the same elements under its enterprise number 29305, which a template carries and a
+//! record does not. What has no element there is enterprise-specific, with the length of the
+//! kernel's own field.
 //!
 //! In favour of IPFIX: message, set and template headers are not counted, nor the boot id (one
-//! options record can tell it); ends have a template of their own, so other records carry no
-//! stop; counter offsets are not carried at all (this traffic has none).
+//! options record can tell it), nor `biflowDirection` (239); ends have a template of their own, so
+//! other records carry no stop; counter offsets are not carried at all (this traffic has none).
 
 use flow::{Family, Record};
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use flow::{Counters, Tuple, UnixNanos};
+use futures_util::future::join;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments, AssertSqlSafe};
@@ -47,7 +48,8 @@ impl Table {
         })
     }
 
-    /// Inserts `rows`, each bound by `bind`.
+    /// Inserts `rows`, each bound by `bind`. SQLite works on a thread of the connection's: while
+    /// it executes one statement, the next one's values are bound here.
     pub(super) async fn insert<T>(
         &self,
         connection: &mut SqliteConnection,
@@ -55,23 +57,45 @@ impl Table {
         bind: impl Fn(&mut Binds, &T) -> Result<(), DoesNotFit>,
     ) -> Result<(), InsertError> {
         let mut done = 0;
-        for (at, size) in chunks(rows.len()) {
-            let chunk = rows.get(done..done + size).unwrap_or_default();
-            let mut binds = Binds::with_capacity(size * self.columns.len());
-            for (index, row) in chunk.iter().enumerate() {
-                bind(&mut binds, row)
-                    .map_err(|DoesNotFit(what)| InsertError::Value(done + index, what))?;
-            }
-            let sql = Arc::clone(&self.sql()[at]);
-            let arguments = binds.finish().map_err(InsertError::Database)?;
-            sqlx::query_with(AssertSqlSafe(sql), arguments)
-                .persistent(true)
-                .execute(&mut *connection)
-                .await
-                .map_err(InsertError::Database)?;
+        let mut statements = chunks(rows.len()).map(|(at, size)| {
+            let first = done;
             done += size;
+            let chunk = rows.get(first..done).unwrap_or_default();
+            let arguments = self.bind(chunk, &bind).map_err(|error| error.after(first))?;
+            Ok((Arc::clone(&self.sql()[at]), arguments))
+        });
+        let mut next = statements.next().transpose()?;
+        while let Some((sql, arguments)) = next {
+            let query = sqlx::query_with(AssertSqlSafe(sql), arguments).persistent(true);
+            // `join` polls in order: the statement is on its way before the next one is bound.
+            let running = query.execute(&mut *connection);
+            let (ran, bound) = join(running, async { statements.next().transpose() }).await;
+            ran.map_err(InsertError::Database)?;
+            next = bound?;
         }
         Ok(())
+    }
+
+    fn bind<T>(
+        &self,
+        rows: &[T],
+        bind: impl Fn(&mut Binds, &T) -> Result<(), DoesNotFit>,
+    ) -> Result<SqliteArguments, InsertError> {
+        let mut binds = Binds::with_capacity(rows.len() * self.columns.len());
+        for (index, row) in rows.iter().enumerate() {
+            bind(&mut binds, row).map_err(|DoesNotFit(what)| InsertError::Value(index, what))?;
+        }
+        binds.finish().map_err(InsertError::Database)
+    }
+}
+
+impl InsertError {
+    /// The same of rows that stand after `rows` others.
+    fn after(self, rows: usize) -> Self {
+        match self {
+            Self::Value(index, what) => Self::Value(rows + index, what),
+            database @ Self::Database(_) => database,
+        }
     }
 }
 
