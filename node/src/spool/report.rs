@@ -82,7 +82,7 @@ pub enum NewEpochReason {
 
 impl NewEpochReason {
     /// Every label that [`NewEpochReason::label`] gives.
-    pub const LABELS: [&str; 12] = [
+    pub const LABELS: [&str; 13] = [
         "fresh",
         "other_machine",
         "copied",
@@ -95,6 +95,7 @@ impl NewEpochReason {
         "other_bytes",
         "store_restored",
         "other_store",
+        "other_filter",
     ];
 
     /// The reason as a metric's label.
