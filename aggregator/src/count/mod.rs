@@ -253,7 +253,7 @@ impl Counter {
     /// thrown away, before anything else is counted.
     #[must_use]
     pub fn close_silent(&self, now: UnixNanos, most: usize) -> Option<Draft> {
-        draft::Drafting::new(&self.config, &self.memory).close_silent(now, most)
+        draft::Drafting::new(&self.config, &self.memory, 0).close_silent(now, most)
     }
 
     /// Forgets entries that ended longer ago than the memory horizon, and over the bound those not
