@@ -34,7 +34,6 @@ fn run(first: u64, worlds: u64, setting: Setting) -> ExitCode {
             Ok(outcome) => total = total.plus(&outcome),
             Err(violation) => {
                 failed += 1;
-                let (seed, setting) = (violation.seed, violation.setting);
                 say(&format!("seed {seed} ({setting:?}): {}", violation.what));
             }
         }
@@ -48,9 +47,7 @@ fn run(first: u64, worlds: u64, setting: Setting) -> ExitCode {
         let _gone = write!(std::io::stderr(), "\r\x1b[K");
     }
     let Outcome { entries, exact, bounded, commits, rows, happened } = &total;
-    for kind in Kind::ALL {
-        say(&format!("{:>9} {kind:?}", happened.times(kind)));
-    }
+    Kind::ALL.iter().for_each(|kind| say(&format!("{:>9} {kind:?}", happened.times(*kind))));
     say(&format!(
         "{worlds} worlds from seed {first} in {seconds:.1} s: {entries} entries, {exact} exact, \
          {bounded} bounded, {commits} commits, {rows} rows; {failed} violations"

@@ -27,7 +27,7 @@ const IMPURE: &[&str] = &["tokio", "actix", "sqlx", "aya", "quinn", "axum"];
 const CONFINED: &[(&str, &[&str])] = &[
     ("actix", &["conntracct-node"]),
     ("bincode", &["conntracct-wire"]),
-    ("sqlx", &["conntracct-aggregator"]),
+    ("sqlx", &["conntracct-aggregator", "conntracct-sim"]),
     ("anyhow", &["conntracct-node", "conntracct-aggregator", "conntracct-sim", "xtask"]),
 ];
 
