@@ -72,11 +72,19 @@ pub struct GeneralArgs {
     #[arg(short, long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
-    /// Where flows are stored: sqlite:PATH [default: sqlite:STATE/flows.db]
+    /// Where flows are stored: sqlite:PATH or postgres://... [default: sqlite:STATE/flows.db]
     ///
-    /// [env: CONNTRACCT_STORE]
+    /// postgres://USER@HOST/DATABASE?sslmode=verify-full, or postgres:///DATABASE?host=FOLDER for
+    /// the socket in FOLDER. A password belongs into a file, into PGPASSWORD, or into this URL in
+    /// the configuration file; never on the command line. [env: CONNTRACCT_STORE]
     #[arg(long, value_name = "STORE", global = true)]
     pub store: Option<String>,
+
+    /// File that holds the password of a PostgreSQL store
+    ///
+    /// [env: CONNTRACCT_STORE_PASSWORD_FILE]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub store_password_file: Option<PathBuf>,
 
     /// Folder of certificates and keys [default: STATE/pki]
     ///
@@ -246,6 +254,8 @@ impl Cli {
         let mut flags = Flags::default();
         flags.set("listen", "--listen", run.listen.clone());
         flags.set("store", "--store", general.store.clone());
+        let password = general.store_password_file.as_ref().map(text);
+        flags.set("store_password_file", "--store-password-file", password);
         flags.set("pki", "--pki", general.pki.as_ref().map(text));
         flags.set("state_dir", "--state-dir", general.state_dir.as_ref().map(text));
         match run.http.as_deref() {
@@ -268,6 +278,8 @@ Examples:
       make certificates first; the second writes gw1.bundle, for `conntracct-node join`
   conntracct-aggregator --store sqlite:/data/flows.db
       run, with the store in a file of your choice
+  conntracct-aggregator --store postgres://conntracct@db/flows --store-password-file /run/pw
+      run, with the store in PostgreSQL
   conntracct-aggregator report --by dst --last 24h
       the addresses most was moved with, today
   conntracct-aggregator report --by port --from 2026-11-01 --format csv > ports.csv

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, StoreChoice};
-use crate::store::Store as _;
+use crate::store::Backend;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{SqliteConfig, SqliteStore};
 use crate::{answers, run};
 
@@ -73,24 +74,44 @@ async fn ask(command: Command, config: &Config) -> anyhow::Result<()> {
 }
 
 async fn migrate(dry_run: bool, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
-    let StoreChoice::Sqlite(path) = &config.store;
+    let store = &config.store;
+    let known = crate::store::SCHEMA_VERSION;
     if dry_run {
-        let plan = crate::store::sqlite::pending(path).await?;
-        let known = crate::store::SCHEMA_VERSION;
-        match plan {
-            None => writeln!(out, "{} does not exist; it would be made", path.display())?,
-            Some(at) if at == known => {
-                writeln!(out, "{} is at schema {at}: nothing to do", path.display())?;
+        let (found, layout) = match store {
+            StoreChoice::Sqlite(path) => (crate::store::sqlite::pending(path).await?, None),
+            StoreChoice::Postgres(address) => {
+                let pending = crate::store::postgres::pending(address).await?;
+                (pending.found, Some(pending.layout))
             }
-            Some(at) => {
-                writeln!(out, "{} is at schema {at}; it would go to {known}", path.display())?;
-            }
+        };
+        match found {
+            None => writeln!(out, "{store} holds no store; it would be made at schema {known}")?,
+            Some(at) if at == known => writeln!(out, "{store} is at schema {at}: nothing to do")?,
+            Some(at) => writeln!(out, "{store} is at schema {at}; it would go to {known}")?,
+        }
+        if let Some(layout) = layout {
+            writeln!(out, "flows lie in {layout}")?;
         }
         return Ok(());
     }
-    let store = SqliteStore::open(&SqliteConfig::new(path)).await?;
-    let meta = store.meta().await?;
-    store.close().await;
-    writeln!(out, "{} is at schema {} (store {})", path.display(), meta.schema, meta.store)?;
+    match store {
+        StoreChoice::Sqlite(path) => {
+            tell(&SqliteStore::open(&SqliteConfig::new(path)).await?, store, out).await
+        }
+        StoreChoice::Postgres(address) => {
+            tell(&PostgresStore::open(address).await?, store, out).await
+        }
+    }
+}
+
+/// Says what a store is now, and closes it.
+async fn tell<S: Backend>(
+    opened: &S,
+    place: &StoreChoice,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let meta = opened.meta().await?;
+    opened.close().await;
+    writeln!(out, "{place} is at schema {} (store {})", meta.schema, meta.store)?;
     Ok(())
 }

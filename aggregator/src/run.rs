@@ -5,6 +5,7 @@
 //! Stop: sessions take nothing new and tell the answers they still get; the pipeline's queue then
 //! closes, and it commits what it has; then the store is closed. SIGHUP in between: [`crate::reload`].
 
+use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -25,8 +26,10 @@ use crate::pipeline::commit::Committer;
 use crate::pipeline::task::{PipelineConfig, StoreState};
 use crate::pipeline::{self, Handle};
 use crate::reload::{self, Reload};
+use crate::store::postgres::PostgresStore;
 use crate::store::row::WriterToken;
 use crate::store::sqlite::{SqliteConfig, SqliteStore};
+use crate::store::{Backend, OpenError};
 use crate::tls::{Certificates, IssuedList, ServerFiles};
 
 /// A configuration, where it can be read again, and how much of it is logged.
@@ -50,10 +53,24 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime could not be started")?;
-    runtime.block_on(serve(start))
+    runtime.block_on(async {
+        match start.config.store.clone() {
+            StoreChoice::Sqlite(path) => {
+                let sqlite = SqliteConfig::new(path);
+                serve(start, Box::pin(SqliteStore::open(&sqlite))).await
+            }
+            StoreChoice::Postgres(address) => {
+                serve(start, Box::pin(PostgresStore::open(&address))).await
+            }
+        }
+    })
 }
 
-async fn serve(start: Start) -> anyhow::Result<()> {
+/// Runs on the store that `open` opens when its turn comes.
+async fn serve<S: Backend>(
+    start: Start,
+    open: impl Future<Output = Result<S, OpenError>>,
+) -> anyhow::Result<()> {
     let Start { config, raw, source, log } = start;
     // Before anything else: unheard, it would end the process.
     let hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be received")?;
@@ -76,8 +93,7 @@ async fn serve(start: Start) -> anyhow::Result<()> {
         None => None,
     };
 
-    let StoreChoice::Sqlite(path) = &config.store;
-    let store = SqliteStore::open(&SqliteConfig::new(path)).await?;
+    let store = open.await?;
     let token = WriterToken(rand::random());
     let committer = Committer::start(store.clone(), token, counter_config(&config), now())
         .await
@@ -90,7 +106,7 @@ async fn serve(start: Start) -> anyhow::Result<()> {
         ..Metrics::default()
     };
     metrics.register(&mut registry);
-    info!(store = %committer.store_id(), path = %path.display(), "the store is open");
+    info!(store = %committer.store_id(), place = %config.store, "the store is open");
 
     let (handle, queue) = Handle::channel();
     let (state, states) = watch::channel(StoreState::Up);
@@ -179,19 +195,15 @@ fn pipeline_config(config: &Config) -> PipelineConfig {
     }
 }
 
-/// Keeps the store's condition on `/readyz` up to date, and says once when it changes.
+/// Keeps the store's condition on `/readyz` up to date. The pipeline logs it, once an outage.
 fn watch_store(part: Part, mut states: watch::Receiver<StoreState>) {
     tokio::spawn(async move {
         part.fine();
         while states.changed().await.is_ok() {
             let state = states.borrow_and_update().clone();
             match state {
-                StoreState::Up => {
-                    info!("the store takes transactions again");
-                    part.fine();
-                }
+                StoreState::Up => part.fine(),
                 StoreState::Away(why) => {
-                    warn!(why, "the store is away; nodes keep their frames");
                     part.degraded(format!("the store is away: {why}; nodes keep their frames"));
                 }
             }

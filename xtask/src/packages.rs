@@ -20,6 +20,14 @@ pub(crate) struct Program {
 pub(crate) const BUILD: &[Program] =
     &[Program { name: "cc", package: "gcc", used_for: "building ring, zstd and SQLite" }];
 
+/// What the tests need, those without root too.
+pub(crate) const TESTS: &[Program] = &[Program {
+    // PostgreSQL's own programs lie out of the path; this one comes with them.
+    name: "pg_ctlcluster",
+    package: "postgresql",
+    used_for: "tests of the PostgreSQL store, on servers of their own",
+}];
+
 /// What the labs and kernel tests need, all as root.
 pub(crate) const LAB: &[Program] = &[
     Program { name: "ip", package: "iproute2", used_for: "the lab's namespaces and links" },

@@ -33,8 +33,11 @@ const LIMIT: Duration = Duration::from_mins(75);
 /// A step failed, system packages are missing, or it took too long.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let with_lab = !flags.quick && workspace::is_root();
-    let needed: &[&[packages::Program]] =
-        if with_lab { &[packages::BUILD, packages::LAB] } else { &[packages::BUILD] };
+    let needed: &[&[packages::Program]] = if with_lab {
+        &[packages::BUILD, packages::TESTS, packages::LAB]
+    } else {
+        &[packages::BUILD, packages::TESTS]
+    };
     packages::ensure(needed, flags.yes)?;
 
     let mut steps = Steps::new();

@@ -11,8 +11,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::AnswerError;
 use super::ask::Which;
 use super::print;
+use super::reader::Reader;
 use super::report::Sums;
-use super::sqlite::Reader;
 use crate::cli::{FlowsArgs, Format};
 use crate::store::row::FlowRow;
 
@@ -46,8 +46,8 @@ pub(super) struct Chosen {
 /// Rows that came since the last look.
 #[derive(Clone, Debug)]
 pub(super) struct News {
-    /// The row looked at last.
-    pub(super) last: i64,
+    /// There may be more at once.
+    pub(super) more: bool,
     pub(super) rows: Vec<FlowRow>,
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn follow(
     format: Format,
     out: &mut (dyn Write + Send),
 ) -> Result<(), AnswerError> {
-    let mut after = reader.last_row().await?;
+    let mut mark = reader.mark().await?;
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     if format == Format::Csv {
@@ -96,15 +96,14 @@ pub(super) async fn follow(
     loop {
         looks.tick().await;
         loop {
-            let News { last, rows } = reader.news(which, after).await?;
+            let News { more, rows } = reader.news(which, &mut mark).await?;
             for row in &rows {
-                news_line(row, &reader.node_name(row.node.0.into()), format, out)?;
+                news_line(row, &reader.nodes().name(row.node.0.into()), format, out)?;
             }
             out.flush()?;
-            if last == after {
+            if !more {
                 break;
             }
-            after = last;
         }
     }
 }
@@ -295,7 +294,7 @@ fn csv_cells(line: &FlowLine) -> [String; 18] {
 }
 
 /// A row as a flow's line.
-fn line_of(row: &FlowRow, node: &str) -> FlowLine {
+pub(super) fn line_of(row: &FlowRow, node: &str) -> FlowLine {
     let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let [packets_orig, bytes_orig, packets_reply, bytes_reply] =
         row.counted.components().map(signed);

@@ -7,58 +7,63 @@
 
 mod ask;
 mod flows;
+mod postgres;
 mod print;
 mod progress;
+mod reader;
 mod report;
 mod sqlite;
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use daemon::table::Screen;
 use jiff::Timestamp;
 
 use crate::cli::{FlowsArgs, ReportArgs};
 use crate::config::StoreChoice;
+use crate::store::OpenError;
 
 pub use ask::AskError;
+use reader::Reader;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     /// There is no store.
     #[error(
-        "there is no store at {}: start conntracct-aggregator once, or name the store with --store",
-        path.display()
+        "there is no store at {store}: start conntracct-aggregator once, or name the store with \
+         --store"
     )]
     Missing {
         /// Where it was looked for.
-        path: PathBuf,
+        store: String,
     },
     /// It was made by another version of the program.
     #[error(
-        "the store {} has schema {found}, this program reads {known}: {}",
-        path.display(),
+        "the store {store} has schema {found}, this program reads {known}: {}",
         if found > known { "use the newer program that made it" }
         else { "bring it up to date with conntracct-aggregator migrate" }
     )]
     Schema {
         /// The store.
-        path: PathBuf,
+        store: String,
         /// Its schema.
         found: i64,
         /// Ours.
         known: i64,
     },
     /// It cannot be read.
-    #[error("the store {} cannot be read", path.display())]
+    #[error("the store {store} cannot be read")]
     Store {
         /// The store.
-        path: PathBuf,
+        store: String,
         /// What the database said.
         #[source]
         error: sqlx::Error,
     },
+    /// It cannot be reached.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The question makes no sense.
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -79,7 +84,7 @@ pub async fn report(
     out: &mut (dyn Write + Send),
 ) -> Result<(), AnswerError> {
     let span = ask::span(&args.when, now)?;
-    let reader = sqlite::Reader::open(store).await?;
+    let reader = Reader::open(store).await?;
     let what = format!("adding up {}", span.words(now));
     let answer = progress::shown(&what, reader.report(args.by, span, args.top)).await?;
     report::print(&answer, args, screen, out)?;
@@ -97,8 +102,8 @@ pub async fn flows(
     screen: Screen,
     out: &mut (dyn Write + Send),
 ) -> Result<(), AnswerError> {
-    let reader = sqlite::Reader::open(store).await?;
-    let which = ask::which(&args.which, reader.nodes())?;
+    let reader = Reader::open(store).await?;
+    let which = ask::which(&args.which, reader.nodes().numbers())?;
     if args.follow {
         return flows::follow(&reader, &which, args.format, out).await;
     }
@@ -110,7 +115,7 @@ pub async fn flows(
 }
 
 /// Says what no answer contains.
-async fn strays(reader: &sqlite::Reader, span: ask::Span) -> Result<(), AnswerError> {
+async fn strays(reader: &Reader, span: ask::Span) -> Result<(), AnswerError> {
     let strays = reader.strays(span).await?;
     if strays > 0 {
         progress::say(&format!(

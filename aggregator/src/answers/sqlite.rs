@@ -1,9 +1,8 @@
 //! The questions in SQL, for a SQLite store. It is opened for reading only; the write-ahead log
 //! lets it be read while an aggregator writes.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flow::{Proto, TcpState, Tuple};
@@ -15,28 +14,28 @@ use sqlx::{ConnectOptions, QueryBuilder, Row, Sqlite};
 use super::AnswerError;
 use super::ask::{Span, Which};
 use super::flows::{Chosen, FlowLine, News};
+use super::reader::{Nodes, check_schema};
 use super::report::{Key, Report, Sums, Top};
 use crate::cli::By;
-use crate::config::StoreChoice;
-use crate::store::SCHEMA_VERSION;
-use crate::store::sqlite::{FLOW_COLUMNS, flow_row};
+use crate::store::columns::FLOW_COLUMNS;
+use crate::store::decode::flow_row;
 
 /// A store opened for questions.
 #[derive(Debug)]
 pub(super) struct Reader {
     path: PathBuf,
     pool: SqlitePool,
-    nodes: BTreeMap<String, i64>,
+    nodes: Nodes,
 }
 
 impl Reader {
     /// Opens the store and checks that this program can read it.
-    pub(super) async fn open(store: &StoreChoice) -> Result<Self, AnswerError> {
-        let StoreChoice::Sqlite(path) = store;
+    pub(super) async fn open(path: &Path) -> Result<Self, AnswerError> {
+        let store = path.display().to_string();
         if !path.exists() {
-            return Err(AnswerError::Missing { path: path.clone() });
+            return Err(AnswerError::Missing { store });
         }
-        let failed = |error| AnswerError::Store { path: path.clone(), error };
+        let failed = |error| AnswerError::Store { store: store.clone(), error };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .read_only(true)
@@ -55,17 +54,14 @@ impl Reader {
                 .fetch_one(&pool)
                 .await
                 .map_err(failed)?;
-        if found != SCHEMA_VERSION {
-            let path = path.clone();
-            return Err(AnswerError::Schema { path, found, known: SCHEMA_VERSION });
-        }
+        check_schema(&store, found)?;
         let nodes: Vec<(String, i64)> =
             sqlx::query_as("SELECT name, id FROM node").fetch_all(&pool).await.map_err(failed)?;
-        Ok(Self { path: path.clone(), pool, nodes: nodes.into_iter().collect() })
+        Ok(Self { path: path.to_owned(), pool, nodes: Nodes::new(nodes.into_iter().collect()) })
     }
 
-    /// The nodes that ever delivered, by name.
-    pub(super) fn nodes(&self) -> &BTreeMap<String, i64> {
+    /// The nodes that ever delivered.
+    pub(super) fn nodes(&self) -> &Nodes {
         &self.nodes
     }
 
@@ -132,12 +128,12 @@ impl Reader {
         last.fetch_one(&self.pool).await.map_err(|error| self.failed(error))
     }
 
-    /// Rows of `which` that came after row `after`, in order, with the number of the last one
-    /// looked at; at most [`NEWS`] are looked at.
-    pub(super) async fn news(&self, which: &Which, after: i64) -> Result<News, AnswerError> {
+    /// Rows of `which` that came after row `after`, in order; it moves on to the last one looked
+    /// at. At most [`NEWS`] are looked at.
+    pub(super) async fn news(&self, which: &Which, after: &mut i64) -> Result<News, AnswerError> {
         let last = self.last_row().await?.min(after.saturating_add(NEWS));
         let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-        query.push(FLOW_COLUMNS).push(" FROM flow WHERE rowid > ").push_bind(after);
+        query.push(FLOW_COLUMNS).push(" FROM flow WHERE rowid > ").push_bind(*after);
         query.push(" AND rowid <= ").push_bind(last);
         matching(&mut query, which);
         query.push(" ORDER BY rowid");
@@ -145,7 +141,9 @@ impl Reader {
         let rows = rows.map_err(|error| self.failed(error))?;
         let decoded = rows.iter().map(flow_row).collect::<Result<Vec<_>, _>>();
         let rows = decoded.map_err(|error| self.failed(sqlx::Error::Decode(Box::new(error))))?;
-        Ok(News { last: last.max(after), rows })
+        let more = last.saturating_sub(*after) == NEWS;
+        *after = last.max(*after);
+        Ok(News { more, rows })
     }
 
     /// How many rows that were received in `span` have an impossible time.
@@ -155,14 +153,8 @@ impl Reader {
         count.fetch_one(&self.pool).await.map_err(|error| self.failed(error))
     }
 
-    /// A node's name.
-    pub(super) fn node_name(&self, id: i64) -> String {
-        let known = self.nodes.iter().find(|(_, known)| **known == id);
-        known.map_or_else(|| format!("node {id}"), |(name, _)| name.clone())
-    }
-
     fn failed(&self, error: sqlx::Error) -> AnswerError {
-        AnswerError::Store { path: self.path.clone(), error }
+        AnswerError::Store { store: self.path.display().to_string(), error }
     }
 
     fn key(&self, by: By, row: &SqliteRow) -> Result<Key, sqlx::Error> {
@@ -170,7 +162,7 @@ impl Reader {
             By::Src | By::Dst => Key::Address(address(row.try_get(0)?)?),
             By::Port => Key::Service(Proto(row.try_get(0)?), row.try_get(1)?),
             By::Proto => Key::Proto(Proto(row.try_get(0)?)),
-            By::Node => Key::Node(self.node_name(row.try_get(0)?)),
+            By::Node => Key::Node(self.nodes.name(row.try_get(0)?)),
         })
     }
 
@@ -195,7 +187,7 @@ impl Reader {
         };
         let nodes: String = row.try_get("nodes")?;
         let mut nodes: Vec<String> =
-            nodes.split(',').filter_map(|id| Some(self.node_name(id.parse().ok()?))).collect();
+            nodes.split(',').filter_map(|id| Some(self.nodes.name(id.parse().ok()?))).collect();
         nodes.sort_unstable();
         let flags: u32 = row.try_get("flags")?;
         Ok(FlowLine {

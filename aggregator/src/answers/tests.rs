@@ -1,96 +1,162 @@
-//! Answers over a real database, made by the migrations, written with SQL.
+//! Answers over real databases, made by the migrations and written as an aggregator writes them.
+//! Every question is asked of each kind of store.
 
-use std::path::Path;
+use std::net::IpAddr;
 
 use clap::Parser;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use flow::entry::Zone;
+use flow::{Counters, Epoch, NodeName, Proto, Seq, TcpState, Tuple, UnixNanos};
+use sqlx::AssertSqlSafe;
+use testdb::Server;
 
 use super::*;
 use crate::cli::{Cli, Command};
+use crate::store::postgres::{PostgresAddress, PostgresStore};
+use crate::store::row::{
+    ChangeSet, EntryNo, FlowRow, NetnsNo, NodeNo, NodeRow, PathNo, WriterToken,
+};
 use crate::store::sqlite::{SqliteConfig, SqliteStore};
+use crate::store::{CommitError, Store};
 
 /// 2023-11-14T22:13:20Z.
 const NOW: i64 = 1_700_000_000_000_000;
 
-/// A store as the aggregator makes it. It stays open, as beside a running one.
-struct Lab {
-    folder: tempfile::TempDir,
-    store: SqliteStore,
-    sql: SqliteConnection,
+/// A kind of store.
+#[derive(Clone, Copy)]
+enum Kind {
+    Sqlite,
+    Postgres,
 }
 
-async fn lab() -> Lab {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("flows.db");
-    let store = SqliteStore::open(&SqliteConfig::new(&path)).await.unwrap();
-    let sql = SqliteConnectOptions::new()
-        .filename(&path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .connect()
-        .await
-        .unwrap();
-    let mut lab = Lab { folder, store, sql };
-    lab.run("INSERT INTO node VALUES (1, 'gw1', x'00', 0), (2, 'gw2', x'00', 0)").await;
+/// A store as the aggregator makes it. It stays open, as beside a running one.
+enum Lab {
+    Sqlite { store: SqliteStore, _folder: tempfile::TempDir },
+    Postgres { store: PostgresStore, server: Server },
+}
+
+const TOKEN: WriterToken = WriterToken([1; 16]);
+
+async fn lab(kind: Kind) -> Lab {
+    let lab = match kind {
+        Kind::Sqlite => {
+            let folder = tempfile::tempdir().unwrap();
+            let config = SqliteConfig::new(folder.path().join("flows.db"));
+            let store = SqliteStore::open(&config).await.unwrap();
+            store.take_writer(TOKEN, UnixNanos(NOW * 1_000)).await.unwrap();
+            Lab::Sqlite { store, _folder: folder }
+        }
+        Kind::Postgres => {
+            let server = Server::start().unwrap();
+            let address = PostgresAddress::parse(&server.url()).unwrap();
+            let store = PostgresStore::open(&address).await.unwrap();
+            store.take_writer(TOKEN, UnixNanos(NOW * 1_000)).await.unwrap();
+            Lab::Postgres { store, server }
+        }
+    };
+    let node = |number, name| NodeRow {
+        node: NodeNo(number),
+        name: NodeName::new(name).unwrap(),
+        epoch: Epoch([7; 16]),
+        epoch_since: UnixNanos(0),
+    };
+    let new_nodes = vec![node(1, "gw1"), node(2, "gw2")];
+    lab.commit(ChangeSet { new_nodes, ..ChangeSet::default() }).await.unwrap();
     lab
 }
 
 /// A row of `flow`; what is not said is zero or unknown.
-struct FlowSql {
+struct Row {
     ago_s: i64,
     path: i64,
-    node: i64,
-    tuple: (i64, &'static str, i64, &'static str, i64),
-    bytes: (i64, i64),
-    raw: Option<i64>,
-    flags: i64,
+    node: i32,
+    tuple: (u8, &'static str, u16, &'static str, u16),
+    bytes: (u64, u64),
+    raw: Option<u64>,
+    flags: u32,
     nat_src: Option<&'static str>,
+    stray: bool,
 }
 
-impl Default for FlowSql {
+impl Default for Row {
     fn default() -> Self {
         Self {
             ago_s: 60,
             path: 1,
             node: 1,
-            tuple: (6, "0a000001", 40_000, "c0000201", 443),
+            tuple: (6, "10.0.0.1", 40_000, "192.0.2.1", 443),
             bytes: (0, 0),
             raw: None,
             flags: 0,
             nat_src: None,
+            stray: false,
+        }
+    }
+}
+
+impl Row {
+    fn flow_row(&self) -> FlowRow {
+        let (proto, src, sport, dst, dport) = self.tuple;
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let inside =
+            Tuple { src: address(src), dst: address(dst), sport, dport, proto: Proto(proto) };
+        let time = UnixNanos((NOW - self.ago_s * 1_000_000) * 1_000);
+        let raw = self.raw.unwrap_or(self.bytes.0);
+        FlowRow {
+            time,
+            since: None,
+            slack: None,
+            entry_start: None,
+            path: PathNo(self.path),
+            entry: EntryNo(self.path),
+            counted: Counters::new(2, self.bytes.0, 1, self.bytes.1),
+            raw: Counters::new(2, raw, 1, self.bytes.1),
+            seq: Seq(1),
+            mark: 0,
+            node: NodeNo(self.node),
+            netns: NetnsNo(1),
+            zone: Zone(0),
+            inside,
+            outside: Tuple { src: self.nat_src.map_or(inside.src, address), ..inside },
+            flags: self.flags,
+            tcp: TcpState(3),
+            stray: self.stray.then_some(time),
+            frame: 0,
         }
     }
 }
 
 impl Lab {
-    async fn run(&mut self, text: &str) {
-        sqlx::query(AssertSqlSafe(text.to_owned())).execute(&mut self.sql).await.unwrap();
+    async fn commit(&self, set: ChangeSet) -> Result<(), CommitError> {
+        match self {
+            Self::Sqlite { store, .. } => store.commit(TOKEN, &set).await,
+            Self::Postgres { store, .. } => store.commit(TOKEN, &set).await,
+        }
     }
 
-    async fn put(&mut self, row: FlowSql) {
-        let (proto, src, sport, dst, dport) = row.tuple;
-        let null = |value: Option<String>| value.unwrap_or_else(|| "NULL".to_owned());
-        let raw = null(row.raw.map(|raw| raw.to_string()));
-        let nat_src = null(row.nat_src.map(|nat| format!("x'{nat}'")));
-        let family = if src.len() == 8 { 2 } else { 10 };
-        let text = format!(
-            "INSERT INTO flow (time, path, entry, bytes_orig, bytes_reply, packets_orig, \
-             packets_reply, raw_bytes_orig, batch_seq, mark, node, netns, zone, sport, dport, \
-             flags, family, proto, tcp_state, src, dst, nat_src) VALUES ({}, {}, 1, {}, {}, 2, 1, \
-             {raw}, 1, 0, {}, 1, 0, {sport}, {dport}, {}, {family}, {proto}, 3, x'{src}', x'{dst}', \
-             {nat_src})",
-            NOW - row.ago_s * 1_000_000,
-            row.path,
-            row.bytes.0,
-            row.bytes.1,
-            row.node,
-            row.flags,
-        );
-        self.run(&text).await;
+    async fn put(&self, row: Row) {
+        let flows = vec![row.flow_row()];
+        self.commit(ChangeSet { flows, ..ChangeSet::default() }).await.unwrap();
+    }
+
+    /// Runs a statement behind the aggregator's back.
+    async fn run(&self, text: &str) {
+        match self {
+            Self::Sqlite { store, .. } => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(store.path());
+                let mut sql = sqlx::ConnectOptions::connect(&options).await.unwrap();
+                sqlx::query(AssertSqlSafe(text.to_owned())).execute(&mut sql).await.unwrap();
+            }
+            Self::Postgres { server, .. } => {
+                server.sql(testdb::DATABASE, text).unwrap();
+            }
+        }
     }
 
     fn store(&self) -> StoreChoice {
-        StoreChoice::Sqlite(self.store.path().to_owned())
+        match self {
+            Self::Sqlite { store, .. } => StoreChoice::Sqlite(store.path().to_owned()),
+            Self::Postgres { store, .. } => StoreChoice::Postgres(store.address().clone()),
+        }
     }
 
     /// The answer to a command line.
@@ -98,6 +164,28 @@ impl Lab {
         ask(line, &self.store()).await.unwrap()
     }
 }
+
+macro_rules! on_each {
+    ($($name:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $name() { super::$name(super::Kind::Sqlite).await })*
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() { super::$name(super::Kind::Postgres).await })*
+        }
+    };
+}
+
+on_each!(
+    a_flow_that_two_gateways_saw_is_reported_once,
+    services_and_the_rest_are_named,
+    flows_are_found_by_what_they_are,
+    flows_are_shown_in_their_protocols_terms,
+    following_shows_what_is_stored_from_now_on,
+    impossible_times_are_counted_apart,
+    a_newer_store_is_explained,
+    an_empty_store_has_an_empty_answer,
+);
 
 async fn ask(line: &str, store: &StoreChoice) -> Result<String, String> {
     let words = std::iter::once("conntracct-aggregator").chain(line.split(' '));
@@ -113,42 +201,35 @@ async fn ask(line: &str, store: &StoreChoice) -> Result<String, String> {
 }
 
 /// Two gateways saw flow 1; the second's growth was counted already and is raw only.
-async fn two_gateways() -> Lab {
-    let mut lab = lab().await;
-    lab.put(FlowSql { bytes: (1000, 500), ..FlowSql::default() }).await;
-    lab.put(FlowSql { node: 2, raw: Some(1000), ..FlowSql::default() }).await;
-    lab.put(FlowSql {
+async fn two_gateways(kind: Kind) -> Lab {
+    let lab = lab(kind).await;
+    lab.put(Row { bytes: (1000, 500), ..Row::default() }).await;
+    lab.put(Row { node: 2, raw: Some(1000), ..Row::default() }).await;
+    lab.put(Row {
         path: 2,
         ago_s: 10,
-        tuple: (17, "0a000002", 5353, "c0000201", 53),
+        tuple: (17, "10.0.0.2", 5353, "192.0.2.1", 53),
         bytes: (70, 30),
         flags: 1 << 16,
-        nat_src: Some("c6336407"),
-        ..FlowSql::default()
+        nat_src: Some("198.51.100.7"),
+        ..Row::default()
     })
     .await;
-    lab.put(FlowSql {
+    lab.put(Row {
         path: 3,
         ago_s: 30,
-        tuple: (
-            58,
-            "fd000000000000000000000000000001",
-            77,
-            "fd000000000000000000000000000002",
-            128 << 8,
-        ),
+        tuple: (58, "fd00::1", 77, "fd00::2", 128 << 8),
         bytes: (64, 64),
-        ..FlowSql::default()
+        ..Row::default()
     })
     .await;
     // Outside the last hour.
-    lab.put(FlowSql { ago_s: 7200, path: 4, bytes: (9_999_999, 0), ..FlowSql::default() }).await;
+    lab.put(Row { ago_s: 7200, path: 4, bytes: (9_999_999, 0), ..Row::default() }).await;
     lab
 }
 
-#[tokio::test]
-async fn a_flow_that_two_gateways_saw_is_reported_once() {
-    let lab = two_gateways().await;
+async fn a_flow_that_two_gateways_saw_is_reported_once(kind: Kind) {
+    let lab = two_gateways(kind).await;
     let expected = "\
 SOURCE      FLOWS   SENT  RECEIVED  PACKETS   BYTES    SHARE
 10.0.0.1        1  1000 B     500 B        6  1.5 KiB   86.8 %
@@ -176,9 +257,8 @@ gw2,1,0,0,2,1,1000,0,2,1
     assert_eq!((&total["flows"], &total["bytes_orig"]), (&3.into(), &1134.into()));
 }
 
-#[tokio::test]
-async fn services_and_the_rest_are_named() {
-    let lab = two_gateways().await;
+async fn services_and_the_rest_are_named(kind: Kind) {
+    let lab = two_gateways(kind).await;
     let text = lab.ask("report --by port --top 1 --format json").await;
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -194,9 +274,8 @@ async fn services_and_the_rest_are_named() {
     assert!(csv.contains("\n192.0.2.1,3,10001069,530,"), "{csv}");
 }
 
-#[tokio::test]
-async fn flows_are_found_by_what_they_are() {
-    let lab = two_gateways().await;
+async fn flows_are_found_by_what_they_are(kind: Kind) {
+    let lab = two_gateways(kind).await;
     let paths = async |flags: &str| -> Vec<i64> {
         let text = lab.ask(&format!("flows --format json{flags}")).await;
         let path = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].as_i64();
@@ -216,9 +295,8 @@ async fn flows_are_found_by_what_they_are() {
     assert_eq!(error, "--node \"gw9\" is not in this store; it knows gw1, gw2");
 }
 
-#[tokio::test]
-async fn flows_are_shown_in_their_protocols_terms() {
-    let lab = two_gateways().await;
+async fn flows_are_shown_in_their_protocols_terms(kind: Kind) {
+    let lab = two_gateways(kind).await;
     let text = lab.ask("flows --limit 2").await;
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[1].contains("10.0.0.2:5353  192.0.2.1:53"), "{text}");
@@ -253,10 +331,9 @@ impl Write for Lines {
     }
 }
 
-#[tokio::test]
-async fn following_shows_what_is_stored_from_now_on() {
-    let mut lab = two_gateways().await;
-    let reader = sqlite::Reader::open(&lab.store()).await.unwrap();
+async fn following_shows_what_is_stored_from_now_on(kind: Kind) {
+    let lab = two_gateways(kind).await;
+    let reader = Reader::open(&lab.store()).await.unwrap();
     let which = ask::Which { port: Some(22), ..ask::Which::default() };
     let (lines, mut arrived) = tokio::sync::mpsc::channel(64);
     let following = tokio::spawn(async move {
@@ -267,9 +344,9 @@ async fn following_shows_what_is_stored_from_now_on() {
     while !text.contains("path\n") {
         text.push_str(std::str::from_utf8(&arrived.recv().await.unwrap()).unwrap());
     }
-    let mut ssh = FlowSql { path: 9, bytes: (5, 6), ..FlowSql::default() };
+    let mut ssh = Row { path: 9, bytes: (5, 6), ..Row::default() };
     ssh.tuple.4 = 22;
-    lab.put(FlowSql { path: 8, ..FlowSql::default() }).await;
+    lab.put(Row { path: 8, ..Row::default() }).await;
     lab.put(ssh).await;
     text.clear();
     while !text.ends_with('\n') {
@@ -282,30 +359,55 @@ async fn following_shows_what_is_stored_from_now_on() {
     following.abort();
 }
 
-#[tokio::test]
-async fn a_store_that_cannot_be_read_is_explained() {
-    let missing = StoreChoice::Sqlite("/nowhere/flows.db".into());
-    let error = ask("report", &missing).await.unwrap_err();
-    assert!(error.starts_with("there is no store at /nowhere/flows.db: start"), "{error}");
+async fn impossible_times_are_counted_apart(kind: Kind) {
+    let lab = two_gateways(kind).await;
+    lab.put(Row { stray: true, path: 5, bytes: (1, 1), ..Row::default() }).await;
+    let reader = Reader::open(&lab.store()).await.unwrap();
+    let span = ask::Span { from: NOW - 3_600_000_000, to: NOW };
+    assert_eq!(reader.strays(span).await.unwrap(), 1);
+    let before = ask::Span { from: NOW - 7_200_000_000, to: span.from };
+    assert_eq!(reader.strays(before).await.unwrap(), 0);
+    let csv = lab.ask("report --by node --format csv").await;
+    assert!(csv.contains("\ngw1,3,1134,594,"), "{csv}");
+}
 
-    let mut lab = lab().await;
+async fn a_newer_store_is_explained(kind: Kind) {
+    let lab = lab(kind).await;
     lab.run("UPDATE _sqlx_migrations SET version = 99").await;
     let error = ask("report", &lab.store()).await.unwrap_err();
     assert!(error.contains("has schema 99, this program reads"), "{error}");
     assert!(error.ends_with("use the newer program that made it"), "{error}");
+}
 
-    let strange = lab.folder.path().join("strange.db");
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_explained() {
+    let missing = StoreChoice::Sqlite("/nowhere/flows.db".into());
+    let error = ask("report", &missing).await.unwrap_err();
+    assert!(error.starts_with("there is no store at /nowhere/flows.db: start"), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let strange = folder.path().join("strange.db");
     std::fs::write(&strange, "this is not a database, and it is long enough to be one").unwrap();
     let error = ask("report", &StoreChoice::Sqlite(strange)).await.unwrap_err();
     assert!(error.contains("strange.db cannot be read: "), "{error}");
 }
 
 #[tokio::test]
-async fn an_empty_store_has_an_empty_answer() {
-    let lab = lab().await;
+async fn a_database_that_cannot_be_read_is_explained() {
+    let server = Server::start().unwrap();
+    let url = server.url();
+    let store = StoreChoice::Postgres(PostgresAddress::parse(&url).unwrap());
+    let error = ask("report", &store).await.unwrap_err();
+    assert!(error.starts_with(&format!("there is no store at {url}: start")), "{error}");
+    drop(server);
+    let error = ask("report", &store).await.unwrap_err();
+    assert!(error.contains("cannot be opened: the connection to the database failed"), "{error}");
+}
+
+async fn an_empty_store_has_an_empty_answer(kind: Kind) {
+    let lab = lab(kind).await;
     let text = lab.ask("report").await;
     let total = text.lines().last().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(total, "total 0 0 B 0 B 0 0 B -");
     assert_eq!(lab.ask("flows --format json").await, "");
-    assert!(Path::new(lab.store.path()).exists());
 }

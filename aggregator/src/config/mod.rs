@@ -2,6 +2,7 @@
 //! on ([`Config`]), whose every field is legal.
 
 mod raw;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use daemon::http::{Listener, TokenRule};
 use daemon::log;
 
 pub use raw::{RawConfig, RawLimits};
+pub use store::StoreChoice;
 
 /// A legal configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +36,6 @@ pub struct Config {
     pub limits: Limits,
     /// Logs.
     pub log: log::Settings,
-}
-
-/// Where flows are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreChoice {
-    /// An SQLite file.
-    Sqlite(PathBuf),
 }
 
 /// Bounds of the aggregator's memory and transactions.
@@ -79,10 +74,7 @@ impl Config {
         debug: bool,
     ) -> Result<(Self, RawConfig), ConfigError> {
         let state_dir = raw.state_dir.clone().unwrap_or_else(|| surroundings.state_dir(PROGRAM));
-        let store = match &raw.store {
-            Some(url) => store(url, &origins)?,
-            None => StoreChoice::Sqlite(state_dir.join(STORE_FILE)),
-        };
+        let store = StoreChoice::parse(&raw, &state_dir, &origins)?;
         let http = if raw.api_enabled {
             let endpoint = &raw.api_endpoint;
             Some(raw.api.parse(endpoint, TokenRule::Always, &state_dir, &origins)?)
@@ -105,8 +97,7 @@ impl Config {
             log: raw.log.parse(debug, &origins)?,
             state_dir,
         };
-        let StoreChoice::Sqlite(file) = &config.store;
-        raw.store = Some(format!("{SQLITE}{}", file.display()));
+        raw.store = Some(config.store.url());
         raw.pki = Some(config.pki.clone());
         raw.state_dir = Some(config.state_dir.clone());
         Ok((config, raw))
@@ -119,13 +110,8 @@ pub const STEM: &str = "aggregator";
 /// The name of this program and of its state folder.
 pub const PROGRAM: &str = "conntracct-aggregator";
 
-/// The store's file in the state folder, unless configured.
-const STORE_FILE: &str = "flows.db";
-
 /// The PKI's folder in the state folder, unless configured.
 const PKI_FOLDER: &str = "pki";
-
-const SQLITE: &str = "sqlite:";
 
 fn listen(text: &str, origins: &Origins) -> Result<SocketAddr, ConfigError> {
     text.parse().map_err(|_not_an_address| {
@@ -135,23 +121,6 @@ fn listen(text: &str, origins: &Origins) -> Result<SocketAddr, ConfigError> {
         );
         origins.bad("listen", problem)
     })
-}
-
-fn store(url: &str, origins: &Origins) -> Result<StoreChoice, ConfigError> {
-    let path = url.strip_prefix(SQLITE).map(|path| path.strip_prefix("//").unwrap_or(path));
-    match path {
-        Some(path) if !path.is_empty() => Ok(StoreChoice::Sqlite(path.into())),
-        // The rest of the text may hold a password: it is not repeated.
-        _ if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
-            let problem = "names PostgreSQL, which is planned but not there yet; use sqlite:PATH";
-            Err(origins.bad("store", problem))
-        }
-        _ => {
-            let problem =
-                "must be sqlite:PATH, like \"sqlite:/var/lib/conntracct-aggregator/flows.db\"";
-            Err(origins.bad("store", problem))
-        }
-    }
 }
 
 #[cfg(test)]

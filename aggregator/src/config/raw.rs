@@ -16,8 +16,10 @@ use super::Limits;
 pub struct RawConfig {
     /// Where nodes connect.
     pub listen: String,
-    /// `sqlite:PATH`.
+    /// `sqlite:PATH`, or the URL of a PostgreSQL database.
     pub store: Option<String>,
+    /// The file of its password.
+    pub store_password_file: Option<PathBuf>,
     /// The PKI's folder.
     pub pki: Option<PathBuf>,
     /// The state folder.
@@ -41,6 +43,7 @@ impl Default for RawConfig {
         Self {
             listen: "[::]:4433".into(),
             store: None,
+            store_password_file: None,
             pki: None,
             state_dir: None,
             spool_age_max: Span::secs(7 * 86_400),

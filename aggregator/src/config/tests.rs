@@ -104,7 +104,40 @@ fn what_is_not_legal_is_named_with_what_is() {
 #[test]
 fn a_password_in_a_refused_address_is_not_repeated() {
     let error = load(&["--store", "postgres://me:hunter2@db/flows"], &[]).unwrap_err();
-    assert!(error.contains("PostgreSQL") && !error.contains("hunter2"), "{error}");
-    let error = load(&["--store", "mysql://me:hunter2@db/flows"], &[]).unwrap_err();
-    assert!(!error.contains("hunter2"), "{error}");
+    assert!(error.starts_with("--store: `store` holds a password, which everybody"), "{error}");
+    assert!(error.contains("--store-password-file") && !error.contains("hunter2"), "{error}");
+    for url in
+        ["mysql://me:hunter2@db/flows", "postgres:me:hunter2@db", "postgres://me:hunter2%@db"]
+    {
+        let error = load(&["--store", url], &[]).unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn a_password_comes_from_a_file_or_the_environment_and_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let named = file.display().to_string();
+    let url = "postgres://me@db/flows?sslmode=verify-full";
+    let from_file = load(&["--store", url, "--store-password-file", &named], &[]).unwrap();
+    let with = "postgres://me:hunter2@db/flows?sslmode=verify-full";
+    let from_environment = load(&[], &[("CONNTRACCT_STORE", with)]).unwrap();
+    assert_eq!(from_file.store, from_environment.store);
+    assert_eq!(from_file.store.url(), url);
+    assert!(!format!("{from_file:?} {}", from_file.store).contains("hunter2"));
+    let cli = Cli::try_parse_from(["conntracct-aggregator"]).unwrap();
+    let surroundings = surroundings(&[("CONNTRACCT_STORE", with)]);
+    let (_, raw) = Config::load(None, &surroundings, cli.flags(), false).unwrap();
+    let dumped = daemon::config::dump(&raw).unwrap();
+    assert!(dumped.contains(url) && !dumped.contains("hunter2"), "{dumped}");
+
+    let both = load(&["--store-password-file", &named], &[("CONNTRACCT_STORE", with)]);
+    assert!(both.unwrap_err().contains("leave one of them out"));
+    let missing = load(&["--store", url, "--store-password-file", "/nowhere"], &[]).unwrap_err();
+    assert!(missing.contains("names /nowhere, which cannot be read"), "{missing}");
+    std::fs::write(&file, "two\nlines\n").unwrap();
+    let two = load(&["--store", url, "--store-password-file", &named], &[]).unwrap_err();
+    assert!(two.contains("must hold one line"), "{two}");
 }

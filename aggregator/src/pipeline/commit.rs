@@ -76,6 +76,12 @@ pub enum Fatal {
          not acknowledged"
     )]
     OtherWriter,
+    /// The store was set back while this process ran; a restart reads it again.
+    #[error(
+        "the store is not as this aggregator left it (a backup was restored?); restart the \
+         aggregator to read it again, the nodes keep what is not acknowledged"
+    )]
+    SetBack,
     /// Memory and store disagree about what is committed; a restart reads it again.
     #[error(
         "memory and store disagree about epoch {epoch} of {node} (memory is before frame {first}, \
@@ -217,6 +223,7 @@ impl<S: Store> Committer<S> {
                 Ok(())
             }
             Err(CommitError::OtherWriter) => Err(Fatal::OtherWriter.into()),
+            Err(CommitError::SetBack) => Err(Fatal::SetBack.into()),
             Err(error @ (CommitError::Unknown(_) | CommitError::Unavailable(_))) => {
                 self.closing = Some(draft);
                 Err(Stop::Away(error.to_string()))
@@ -251,6 +258,7 @@ impl<S: Store> Committer<S> {
             }
             Err(CommitError::Unavailable(why)) => return Err(Stop::Away(why)),
             Err(CommitError::OtherWriter) => return Err(Fatal::OtherWriter.into()),
+            Err(CommitError::SetBack) => return Err(Fatal::SetBack.into()),
             Err(CommitError::Data { frame, reason }) => return Ok(Err(Refused { frame, reason })),
         }
         Ok(Ok(frames.len()))

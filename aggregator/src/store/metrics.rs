@@ -17,6 +17,8 @@ daemon::closed_label! {
         Committed = "committed",
         /// Another writer took over.
         OtherWriter = "other_writer",
+        /// The database is another than it was left.
+        SetBack = "set_back",
         /// Not where the set begins.
         Conflict = "conflict",
         /// The store was away.
@@ -35,6 +37,7 @@ impl CommitOutcome {
         match result {
             Ok(()) => Self::Committed,
             Err(CommitError::OtherWriter) => Self::OtherWriter,
+            Err(CommitError::SetBack) => Self::SetBack,
             Err(CommitError::Conflict { .. }) => Self::Conflict,
             Err(CommitError::Unavailable(_)) => Self::Unavailable,
             Err(CommitError::Unknown(_)) => Self::Unknown,
@@ -78,7 +81,7 @@ impl StoreMetrics {
             "commits",
             "Transactions, by outcome. unavailable or unknown: see /readyz and the database; data: \
              a node sends what no store can keep, see the log; other_writer: a second aggregator \
-             runs on this store",
+             runs on this store; set_back: a backup was restored under it",
             self.commits.clone(),
         );
         registry.register(

@@ -13,6 +13,10 @@ pub(super) type Listed = (i64, &'static str, &'static str);
 pub(super) const SQLITE: &[Listed] =
     &[(1, "flows", include_str!("../../../migrations/sqlite/0001_flows.sql"))];
 
+/// Those of PostgreSQL.
+pub(super) const POSTGRES: &[Listed] =
+    &[(1, "flows", include_str!("../../../migrations/postgres/0001_flows.sql"))];
+
 /// A migrator over `listed`.
 pub(super) fn migrator(listed: &[Listed]) -> Migrator {
     let migration = |(number, name, text): &Listed| {
@@ -30,12 +34,14 @@ mod tests {
 
     #[test]
     fn every_file_is_listed_under_its_number_and_name() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations/sqlite");
-        let files: BTreeSet<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|file| file.unwrap().file_name().into_string().unwrap())
-            .collect();
-        let listed = SQLITE.iter().map(|(number, name, _)| format!("{number:04}_{name}.sql"));
-        assert_eq!(files, listed.collect::<BTreeSet<_>>());
+        for (folder, listed) in [("sqlite", SQLITE), ("postgres", POSTGRES)] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").join(folder);
+            let files: BTreeSet<String> = std::fs::read_dir(folder)
+                .unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .collect();
+            let listed = listed.iter().map(|(number, name, _)| format!("{number:04}_{name}.sql"));
+            assert_eq!(files, listed.collect::<BTreeSet<_>>());
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The store: what was counted, each change set exactly once.
 //!
 //! [`Store`] is the contract; [`sqlite::SqliteStore`] keeps it in an embedded database,
-//! [`model::ModelStore`] in memory, for simulation and as the oracle of the conformance suite,
-//! which is written once against the trait.
+//! [`postgres::PostgresStore`] in a server's, [`model::ModelStore`] in memory, for simulation and
+//! as the oracle of the conformance suite, which is written once against the trait.
 //!
 //! Exactly once rests on two rows. `node_epoch` holds the last committed number of each (node,
 //! epoch) and is moved on by the transaction that writes a set's rows: a set that was committed
@@ -10,9 +10,12 @@
 //! of the one process that may write: another process finds itself replaced and stops
 //! ([`CommitError::OtherWriter`]).
 
+pub mod columns;
+pub mod decode;
 pub mod metrics;
 mod migrations;
 pub mod model;
+pub mod postgres;
 pub mod row;
 pub mod sqlite;
 
@@ -22,6 +25,7 @@ use flow::{Counters, Epoch, NodeName, Seq, StoreId, UnixNanos};
 use thiserror::Error;
 use wire::frame::Digest;
 
+use metrics::StoreMetrics;
 use row::{
     ChangeSet, EntryNo, FrameName, GapRow, Identity, Loaded, NodeNo, ObserverRow, WriterToken,
 };
@@ -110,6 +114,12 @@ pub enum CommitError {
          writing now)"
     )]
     OtherWriter,
+    /// The database is another than it was left: this process must stop. Nothing was written.
+    #[error(
+        "the database is not as this process left it (a backup was restored?); what is in it must \
+         be read again"
+    )]
+    SetBack,
     /// A (node, epoch) is not where the set begins. Nothing was written.
     #[error("frames from number {first} of epoch {epoch} do not follow what is committed")]
     Conflict {
@@ -136,6 +146,15 @@ pub enum CommitError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// A store that a process opens, and closes when it ends.
+pub trait Backend: Store + Clone {
+    /// Its metrics, to be registered once.
+    fn metrics(&self) -> &StoreMetrics;
+
+    /// Closes its connections in order. Nothing may be asked afterwards.
+    fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// A store of counted flows.

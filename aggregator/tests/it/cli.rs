@@ -93,6 +93,10 @@ fn the_shipped_example_shows_the_defaults() {
     let file = folder.path().join("all.toml");
     std::fs::write(&file, uncommented).unwrap();
     let (_, all) = load(Some(&file));
-    let optional = RawConfig { api: all.api.clone(), ..raw };
+    let optional = RawConfig {
+        api: all.api.clone(),
+        store_password_file: all.store_password_file.clone(),
+        ..raw
+    };
     assert_eq!(all, optional);
 }

@@ -17,6 +17,8 @@ mod metrics;
 #[cfg(test)]
 mod pipeline;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod program;
 #[cfg(test)]
 mod rows;

@@ -130,6 +130,56 @@ fn the_running_program_answers_and_reports_while_it_runs() {
     assert_eq!((&total["row"], &total["flows"]), (&"total".into(), &0.into()));
 }
 
+#[test]
+fn on_postgresql_the_program_runs_and_shows_no_password() {
+    let access = "local all postgres trust\nlocal all all scram-sha-256\n";
+    let setup = testdb::Setup { access: Some(access.to_owned()), ..testdb::Setup::default() };
+    let server = testdb::Server::with(setup).unwrap();
+    let role = format!("ALTER ROLE {} PASSWORD 'hunter2'", testdb::ROLE);
+    server.sql(testdb::DATABASE, &role).unwrap();
+    let (state, url) = (tempfile::tempdir().unwrap(), server.url());
+    let ask = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let said = Command::new(env!("CARGO_BIN_EXE_conntracct-aggregator"))
+            .env_clear()
+            .envs(variables.iter().copied())
+            .arg("--state-dir")
+            .arg(state.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = [said.stdout, said.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert!(!text.contains("hunter2"), "{text}");
+        (said.status.success(), text)
+    };
+    let with_password = url.replacen("conntracct@", "conntracct:hunter2@", 1);
+
+    let (fine, text) = ask(&["--store", &with_password, "migrate"], &[]);
+    assert!(!fine && text.contains("--store-password-file"), "{text}");
+    let (fine, text) = ask(&["--store", &url, "migrate"], &[("PGPASSWORD", "hunter3")]);
+    assert!(!fine && text.contains("check user and password"), "{text}");
+    let right = [("PGPASSWORD", "hunter2")];
+    let (fine, text) = ask(&["--store", &url, "migrate", "--dry-run"], &right);
+    assert!(fine && text.contains("it would be made at schema 1"), "{text}");
+    assert!(text.contains("flows lie in native day partitions"), "{text}");
+
+    let password = state.path().join("password");
+    std::fs::write(&password, "hunter2\n").unwrap();
+    let password = password.display().to_string();
+    let flags = ["--store", &url, "--store-password-file", &password];
+    let program = Program::start(state.path(), &flags);
+    let (status, body) = program.get("/readyz");
+    assert_eq!(status, 200, "{body}");
+    assert!(program.get("/metrics").1.contains("conntracct_store_commits"));
+    let inline = [("CONNTRACCT_STORE", with_password.as_str())];
+    let (fine, text) = ask(&["migrate"], &inline);
+    assert!(fine && text.starts_with(&format!("{url} is at schema 1")), "{text}");
+    let (fine, text) = ask(&["report", "--format", "json"], &inline);
+    assert!(fine && text.contains("\"row\":\"total\""), "{text}");
+    let (fine, text) = ask(&["--dump-config"], &inline);
+    assert!(fine && text.contains(&url), "{text}");
+}
+
 /// The certificate that the program shows on its QUIC port.
 fn certificate(program: &Program, identity: &IdentityPaths) -> Vec<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

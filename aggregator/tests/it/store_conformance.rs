@@ -1,6 +1,7 @@
 //! What every store does, written once against the trait and run on each.
 
 use aggregator::store::model::{Fault, ModelStore};
+use aggregator::store::postgres::{PostgresAddress, PostgresStore};
 use aggregator::store::row::{
     ChangeSet, EndedEntry, EntryNo, EpochRow, FlowRow, Identity, LastIds, Loaded, NetnsNo, NodeNo,
     NodeRow, PathNo, WriterToken,
@@ -57,6 +58,28 @@ impl Subject for Sqlite {
     }
 }
 
+struct Postgres(testdb::Server);
+
+impl Postgres {
+    fn new() -> Self {
+        Self(testdb::Server::start().unwrap())
+    }
+}
+
+impl Subject for Postgres {
+    type Store = PostgresStore;
+
+    async fn store(&self) -> PostgresStore {
+        let address = PostgresAddress::parse(&self.0.url()).unwrap();
+        PostgresStore::open(&address).await.unwrap()
+    }
+
+    async fn reopened(&self, dead: PostgresStore) -> PostgresStore {
+        drop(dead);
+        self.store().await
+    }
+}
+
 macro_rules! conformance {
     ($($name:ident),* $(,)?) => {
         mod on_model {
@@ -64,6 +87,9 @@ macro_rules! conformance {
         }
         mod on_sqlite {
             $(#[tokio::test] async fn $name() { super::$name(&super::Sqlite::new()).await })*
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() { super::$name(&super::Postgres::new()).await })*
         }
     };
 }

@@ -13,7 +13,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -56,7 +55,7 @@ struct Stage<'n> {
     netns: &'n Netns,
     interrupt: &'n Interrupt,
     node: Node<'n>,
-    store: PathBuf,
+    store: stored::Place,
 }
 
 /// Runs all of it.
@@ -70,7 +69,7 @@ pub(crate) fn run(profile: &str, keep: bool, interrupt: &Interrupt) -> Result<()
     let place = Place::In(&netns);
     let names = ["127.0.0.1".to_owned()];
     let mut aggregator = Aggregator::prepare(&programs, place, folder.path(), None, &names)?;
-    let store = aggregator.sqlite().context("the default store is SQLite")?;
+    let store = aggregator.stored();
     let address = SocketAddr::from(([127, 0, 0, 1], PORT));
     let node = Node::prepare(&aggregator, place, NODE, address, "2s")?;
     aggregator.start(interrupt)?;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -49,7 +48,7 @@ struct Stage<'n> {
     aggregator: Aggregator<'n>,
     gw1: Node<'n>,
     relay: Relay,
-    store: PathBuf,
+    store: stored::Place,
 }
 
 /// What must be found at the end.
@@ -71,7 +70,7 @@ pub(crate) fn kill(profile: &str, keep: bool, interrupt: &Interrupt) -> Result<(
     let captures = run::captures(&network)?;
     let mut traffic = Traffic::start(&network)?;
     let mut aggregator = run::aggregator(&programs, &network, &folder, None)?;
-    let store = aggregator.sqlite().context("the default store is SQLite")?;
+    let store = aggregator.stored();
     let nodes = run::nodes(&aggregator, &network, INTERVAL.0, [RELAY_PORT, PORT])?;
     let Ok([mut gw1, mut gw2]) = <[Node<'_>; 2]>::try_from(nodes) else {
         bail!("the lab has two gateways");

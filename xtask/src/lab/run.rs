@@ -15,7 +15,7 @@ use super::traffic::{Done, Traffic};
 use crate::interrupt::Interrupt;
 use crate::threads::outcome;
 use crate::up::stack::{Aggregator, Node, PORT, Place, Programs};
-use crate::up::{Folder, duration, stored};
+use crate::up::{Database, Folder, duration, stored};
 use crate::workspace;
 
 /// How to run it.
@@ -47,7 +47,8 @@ pub(crate) fn counts(plan: &Plan, interrupt: &Interrupt) -> Result<()> {
     let captures = if plan.capture { captures(&network)? } else { Vec::new() };
     // Flows that are older than the nodes.
     let mut traffic = Traffic::start(&network)?;
-    let store = plan.store.as_deref();
+    let database = Database::of(plan.store.as_deref())?;
+    let store = database.store();
     let mut aggregator = aggregator(&programs, &network, &folder, store)?;
     let mut nodes = nodes(&aggregator, &network, &plan.interval, [PORT, PORT])?;
     aggregator.start(interrupt)?;
@@ -145,7 +146,7 @@ pub(super) fn stop(
     witnesses: Vec<Witness>,
     interrupt: &Interrupt,
 ) -> Result<Vec<GatewayCounts>> {
-    let file = aggregator.sqlite().context("only SQLite stores can be held against the kernel")?;
+    let place = aggregator.stored();
     let mut counts = Vec::new();
     let mut witnesses = witnesses.into_iter();
     for (gateway, node) in network.gateways.iter().zip(nodes) {
@@ -157,7 +158,7 @@ pub(super) fn stop(
             witness: witnesses.next(),
             counted: rules::read(&gateway.netns)?,
             said,
-            stored: stored::read(&file, gateway.name)?,
+            stored: stored::read(&place, gateway.name)?,
         });
     }
     workspace::run(&mut aggregator.reading(&["report", "--by", "node"]))?;

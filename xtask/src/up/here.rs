@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::stack::{Aggregator, Node, PORT, Place, Programs};
-use super::{Folder, duration, stored};
+use super::{Database, Folder, duration, stored};
 use crate::interrupt::Interrupt;
 use crate::lab::capture::Capture;
 use crate::lab::tally::{Flows, compare, total};
@@ -33,7 +33,8 @@ pub(crate) fn run(plan: &Plan, interrupt: &Interrupt) -> Result<()> {
     let programs = Programs::build(&plan.profile)?;
     let folder = Folder::make(plan.keep)?;
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let store = plan.store.as_deref();
+    let database = Database::of(plan.store.as_deref())?;
+    let store = database.store();
     let mut aggregator = Aggregator::prepare(&programs, Place::Here, folder.path(), store, &names)?;
     let address = SocketAddr::from(([127, 0, 0, 1], PORT));
     let mut node = Node::prepare(&aggregator, Place::Here, "here", address, &plan.interval)?;
@@ -54,8 +55,7 @@ pub(crate) fn run(plan: &Plan, interrupt: &Interrupt) -> Result<()> {
     node.stop().context("stopping the node")?;
     let witness = capture.finish(Flows::new())?;
     workspace::run(&mut aggregator.reading(&["report", "--by", "node"]))?;
-    let file = aggregator.sqlite().context("only SQLite stores can be held against the kernel")?;
-    let stored = stored::read(&file, node.name())?;
+    let stored = stored::read(&aggregator.stored(), node.name())?;
     aggregator.stop().context("stopping the aggregator")?;
 
     let in_time = |key| witness.ended.get(key).is_some_and(|when| *when < judged);

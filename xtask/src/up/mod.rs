@@ -1,6 +1,7 @@
 //! `cargo xtask up`: the product on this machine, with keys, a store and a node, until Ctrl-C or
 //! for a given time; with `--lab` in a real network, and then judged by independent counts.
 
+mod database;
 mod folder;
 pub(crate) mod here;
 mod http;
@@ -8,6 +9,7 @@ mod process;
 pub(crate) mod stack;
 pub(crate) mod stored;
 
+pub(crate) use database::Database;
 pub(crate) use folder::Folder;
 pub(crate) use http::metric;
 
@@ -28,7 +30,8 @@ pub(crate) struct Flags {
     /// End by itself after this time, like 30s or 5m; without it Ctrl-C ends it
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     time: Option<Duration>,
-    /// Where the aggregator stores: sqlite:PATH [default: a file that is deleted at the end]
+    /// Where the aggregator stores: sqlite:PATH, postgres://..., or postgres for a server that is
+    /// started and deleted with the rest [default: a file that is deleted at the end]
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
     /// Time between two readings of all connections [default: 2s in the lab, else 10s]

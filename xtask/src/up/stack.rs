@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::http::{self, Answer};
 use super::process::Running;
+use super::stored;
 use crate::interrupt::Interrupt;
 use crate::lab::netns::Netns;
 use crate::workspace::{self, CI_PROFILE, cargo};
@@ -113,9 +114,9 @@ impl<'a> Aggregator<'a> {
         Ok(Self { programs: programs.clone(), place, folder, store, running: None })
     }
 
-    /// The store as a SQLite file, where it is one.
-    pub(crate) fn sqlite(&self) -> Option<PathBuf> {
-        self.store.strip_prefix("sqlite:").map(|path| PathBuf::from(path.trim_start_matches("//")))
+    /// Where other programs find the store.
+    pub(crate) fn stored(&self) -> stored::Place {
+        stored::Place::of(&self.store)
     }
 
     /// Its flags for the store, for commands that read it.

@@ -1,8 +1,8 @@
-//! What the aggregator has stored, read by a program that is not ours: Debian's `sqlite3`, which
-//! opens the file read-only and adds up the rows of every entry.
+//! What the aggregator has stored, read by a program that is not ours: `sqlite3` or `psql`, which
+//! adds up the rows of every entry.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,52 @@ use serde::Deserialize;
 
 use crate::lab::tally::{Amount, Both, Flows, Key};
 use crate::workspace;
+
+/// A store, as other programs find it.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// An SQLite file.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database, by its URL.
+    Postgres(String),
+}
+
+impl Place {
+    /// The place that `--store` names.
+    pub(crate) fn of(store: &str) -> Self {
+        store.strip_prefix("sqlite:").map_or_else(
+            || Self::Postgres(store.to_owned()),
+            |path| Self::Sqlite(PathBuf::from(path.trim_start_matches("//"))),
+        )
+    }
+
+    /// Has the query answered as a list of JSON objects.
+    fn ask(&self, query: &str) -> Result<Vec<u8>> {
+        let mut command = match self {
+            Self::Sqlite(file) => {
+                let mut command = Command::new("sqlite3");
+                command.args(["-readonly", "-json", "-cmd", ".timeout 10000"]).arg(file).arg(query);
+                command
+            }
+            Self::Postgres(url) => {
+                let json = format!("SELECT coalesce(json_agg(q), '[]') FROM ({query}) AS q");
+                let mut command = Command::new("psql");
+                command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]);
+                command.args(["--dbname", url, "--command", &json]);
+                command
+            }
+        };
+        workspace::output(&mut command)
+    }
+
+    /// An address as text of hexadecimal digits (SQLite) or as people write it.
+    fn address(&self, column: &str) -> String {
+        match self {
+            Self::Sqlite(_) => format!("hex({column})"),
+            Self::Postgres(_) => format!("host({column})"),
+        }
+    }
+}
 
 /// Everything stored of one node.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +99,7 @@ struct Line {
 }
 
 /// Reads everything of one node.
-pub(crate) fn read(file: &Path, node: &str) -> Result<Stored> {
+pub(crate) fn read(place: &Place, node: &str) -> Result<Stored> {
     if !node.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         bail!("{node:?} is no node name");
     }
@@ -66,23 +112,25 @@ pub(crate) fn read(file: &Path, node: &str) -> Result<Stored> {
     };
     let sums = ["packets_orig", "bytes_orig", "packets_reply", "bytes_reply"].map(raw).join(", ");
     let query = format!(
-        "SELECT o.proto, hex(o.src) AS src, hex(o.dst) AS dst, o.sport, o.dport, o.zone,
+        "SELECT o.proto, {} AS src, {} AS dst, o.sport, o.dport, o.zone,
                 o.raw_start AS start, {sums},
-                COALESCE(MAX(f.flags & {UNSEEN} != 0), 0) AS unseen,
-                o.ended IS NOT NULL AS ended
+                COALESCE(MAX(CASE WHEN f.flags & {UNSEEN} != 0 THEN 1 ELSE 0 END), 0) AS unseen,
+                CASE WHEN o.ended IS NOT NULL THEN 1 ELSE 0 END AS ended
          FROM flow_observer o
          LEFT JOIN flow_all f ON f.entry = o.entry
          JOIN node n ON n.id = o.node
          WHERE n.name = '{node}'
-         GROUP BY o.entry"
+         GROUP BY o.entry",
+        place.address("o.src"),
+        place.address("o.dst"),
     );
-    let mut stored = parse(&ask(file, &query)?)?;
-    stored.said = said(file, node)?;
+    let mut stored = parse(&place.ask(&query)?)?;
+    stored.said = said(place, node)?;
     Ok(stored)
 }
 
 /// The kernel totals a node sent with its intervals.
-fn said(file: &Path, node: &str) -> Result<Both> {
+fn said(place: &Place, node: &str) -> Result<Both> {
     let sum = |column: &str| {
         format!(
             "COALESCE(SUM(ended_{column}), 0) + COALESCE(MAX(live_{column}) FILTER (
@@ -96,7 +144,8 @@ fn said(file: &Path, node: &str) -> Result<Both> {
                        WHERE n.name = '{node}')
          SELECT {sums} FROM mine"
     );
-    let lines: Vec<Said> = serde_json::from_slice(&ask(file, &query)?).context("sqlite3")?;
+    let lines: Vec<Said> =
+        serde_json::from_slice(&place.ask(&query)?).context("the totals said")?;
     let said = lines.first().context("a sum without a line")?;
     Ok(Both {
         original: Amount { packets: said.packets_orig, bytes: said.bytes_orig },
@@ -113,18 +162,12 @@ struct Said {
     bytes_reply: u64,
 }
 
-fn ask(file: &Path, query: &str) -> Result<Vec<u8>> {
-    let mut command = Command::new("sqlite3");
-    command.args(["-readonly", "-json", "-cmd", ".timeout 10000"]).arg(file).arg(query);
-    workspace::output(&mut command)
-}
-
 fn parse(json: &[u8]) -> Result<Stored> {
     let mut stored = Stored::default();
     if json.trim_ascii().is_empty() {
         return Ok(stored); // sqlite3 prints nothing where there is no row.
     }
-    let lines: Vec<Line> = serde_json::from_slice(json).context("sqlite3's answer")?;
+    let lines: Vec<Line> = serde_json::from_slice(json).context("what is stored")?;
     for line in lines {
         let key = Key {
             proto: line.proto,
@@ -158,7 +201,11 @@ fn parse(json: &[u8]) -> Result<Stored> {
     Ok(stored)
 }
 
-fn address(hex: &str) -> Result<IpAddr> {
+fn address(text: &str) -> Result<IpAddr> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let hex = text;
     let number = u128::from_str_radix(hex, 16).context("an address that is no hexadecimal")?;
     Ok(match hex.len() {
         8 => IpAddr::from(u32::try_from(number)?.to_be_bytes()),
@@ -172,7 +219,7 @@ mod tests {
     use super::*;
 
     /// A store with the real schema and these rows.
-    fn store(name: &str, rows: &str) -> std::path::PathBuf {
+    fn store(name: &str, rows: &str) -> PathBuf {
         let file = std::env::temp_dir().join(format!("xtask-{}-{name}.db", std::process::id()));
         let schema = workspace::root().join("migrations/sqlite/0001_flows.sql");
         let schema = format!(".read {}", schema.display());
@@ -212,9 +259,25 @@ mod tests {
     #[test]
     fn the_real_schema_adds_up_by_entry() {
         let file = store("sums", ROWS);
-        let stored = read(&file, "gw1");
+        let stored = read(&Place::Sqlite(file.clone()), "gw1");
         std::fs::remove_file(file).unwrap();
-        let stored = stored.unwrap();
+        adds_up(stored.unwrap());
+    }
+
+    #[test]
+    fn so_does_the_real_schema_of_postgresql() {
+        let server = testdb::Server::start().unwrap();
+        let schema = workspace::root().join("migrations/postgres/0001_flows.sql");
+        let schema = std::fs::read_to_string(schema).unwrap();
+        let native = "SET conntracct.layout = 'native';";
+        let days = "CREATE TABLE day PARTITION OF flow DEFAULT; \
+                    CREATE TABLE received PARTITION OF ingest_batch DEFAULT;";
+        server.sql(testdb::DATABASE, &format!("{native} {schema} {days} {POSTGRES_ROWS}")).unwrap();
+        let place = Place::Postgres(server.url_of(testdb::SUPERUSER, testdb::DATABASE));
+        adds_up(read(&place, "gw1").unwrap());
+    }
+
+    fn adds_up(stored: Stored) {
         let sums: Vec<_> = stored.raw.iter().map(|(k, b)| (k.start, b.numbers())).collect();
         assert_eq!(sums, [(111, [7, 700, 0, 0]), (222, [7, 700, 0, 0])]);
         assert_eq!(stored.counted.numbers(), [4, 400, 0, 0]);
@@ -222,6 +285,35 @@ mod tests {
         assert_eq!(stored.open, 1);
         assert_eq!(stored.said.numbers(), [14, 1400, 0, 0]);
     }
+
+    /// The same rows.
+    const POSTGRES_ROWS: &str = "
+        INSERT INTO node SELECT n, 'gw' || n, repeat('00', 16)::uuid, now()
+            FROM generate_series(1, 2) n;
+        INSERT INTO flow_observer (entry, path, node, netns, zone, family, proto, sport, dport,
+                src, dst, view_inside, raw_start, kernel_id, fresh, seen, ended,
+                base_packets_orig, base_bytes_orig)
+            VALUES (1, 1, 1, 1, 0, 2, 17, 10, 53, '10.0.0.1', '10.0.0.2', 0, 111, 0, false, now(),
+                    now(), 0, 0),
+                   (2, 2, 1, 1, 0, 2, 17, 11, 53, '10.0.0.1', '10.0.0.2', 0, 222, 0, false, now(),
+                    NULL, 7, 700),
+                   (3, 1, 2, 2, 0, 2, 17, 10, 53, '10.0.0.1', '10.0.0.2', 0, 111, 0, false, now(),
+                    now(), 0, 0);
+        INSERT INTO flow SELECT now(), NULL, NULL, 1, entry, b, 0, p, 0, rb, NULL, rp, NULL, 1, 0,
+                NULL, 1, 1, 0, 10, 53, NULL, NULL, flags, 2, 17, 0, '10.0.0.1', '10.0.0.2',
+                NULL, NULL
+            FROM (VALUES (1, 2, 200, NULL::int, NULL::int, 0), (1, 0, 0, 3, 300, 589824),
+                         (3, 5, 500, NULL, NULL, 0)) r (entry, p, b, rp, rb, flags);
+        INSERT INTO flow_stray SELECT *, now() FROM flow WHERE entry = 1 AND flags = 0;
+        INSERT INTO ingest_batch (node, epoch, seq, received, digest, records, interval,
+                interval_ms, part, parts, wall, paused, live_flows, live_packets_orig,
+                live_bytes_orig, live_packets_reply, live_bytes_reply, ended_flows,
+                ended_packets_orig, ended_bytes_orig, ended_packets_reply, ended_bytes_reply,
+                uncounted, ended_unseen)
+            SELECT n, repeat('00', 16)::uuid, s, now() + s * interval '1 s', '', 1, 1, 1, 1, parts,
+                now(), false, 1, live, live * 100, 0, 0, 1, ended, ended * 100, 0, 0, 0, 0
+            FROM (VALUES (1, 1, 1, 4, 0), (1, 2, 0, 0, 0), (1, 3, 2, 7, 7), (2, 9, 1, 5, 0))
+                r (n, s, parts, live, ended);";
 
     #[test]
     fn lines_become_flows() {

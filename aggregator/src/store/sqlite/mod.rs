@@ -24,9 +24,10 @@ use tokio::sync::Mutex;
 
 use super::metrics::StoreMetrics;
 use super::row::{ChangeSet, EntryNo, GapRow, Identity, Loaded, ObserverRow, WriterToken};
-use super::{CommitError, Meta, OpenError, Progress, Store, StoreError};
+use super::{Backend, CommitError, Meta, OpenError, Progress, Store, StoreError};
 
-pub use decode::{FLOW_COLUMNS, OBSERVER_COLUMNS, flow_row, observer_row};
+pub use super::columns::{FLOW_COLUMNS, OBSERVER_COLUMNS};
+pub use super::decode::{flow_row, observer_row};
 pub use open::pending;
 
 /// How a database is opened.
@@ -112,6 +113,16 @@ impl SqliteStore {
         if let Some(writer) = self.inner.writer.lock().await.take() {
             let _closed = sqlx::Connection::close(writer).await;
         }
+    }
+}
+
+impl Backend for SqliteStore {
+    fn metrics(&self) -> &StoreMetrics {
+        &self.inner.metrics
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
     }
 }
 

@@ -1,13 +1,14 @@
 //! Questions to the database.
 
-use flow::{Birth, Counters, Epoch, NodeName, Seq, UnixNanos};
+use flow::{Birth, Counters, Epoch, NodeName, UnixNanos};
 use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
-use wire::frame::Digest;
 
 use super::insert::{Binds, chunks, json, placeholders};
-use super::{decode, store_error};
+use super::store_error;
+use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, OBSERVER_COLUMNS};
+use crate::store::decode;
 use crate::store::row::{
     EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
 };
@@ -54,8 +55,7 @@ pub(super) async fn load(
     );
     let epochs = all(
         pool,
-        sql("SELECT node, epoch, committed_seq, last_digest, begun, last_gap, sweep_boot, \
-             sweep_begin FROM node_epoch ORDER BY node, epoch"),
+        sql(&format!("SELECT {EPOCH_COLUMNS} FROM node_epoch ORDER BY node, epoch")),
         none(),
         decode::epoch_row,
     );
@@ -71,7 +71,7 @@ pub(super) async fn load(
         sql(&format!(
             "SELECT {} FROM flow_observer o WHERE o.ended IS NULL OR o.ended >= ? \
              ORDER BY o.entry DESC LIMIT ?",
-            decode::OBSERVER_COLUMNS
+            OBSERVER_COLUMNS
         )),
         binds(|b| {
             b.time(ended_from);
@@ -158,15 +158,7 @@ pub(super) async fn progress(
     .fetch_optional(pool)
     .await
     .map_err(|error| store_error(&error))?;
-    row.map(|row| {
-        let committed: i64 = row.try_get(0).map_err(|error| store_error(&error))?;
-        let digest: &[u8] = row.try_get(1).map_err(|error| store_error(&error))?;
-        let digest = digest
-            .try_into()
-            .map_err(|_len| StoreError::Corrupt("a digest of wrong length".to_owned()))?;
-        Ok(Progress { committed: Seq(committed.cast_unsigned()), digest: Digest(digest) })
-    })
-    .transpose()
+    row.as_ref().map(decode::progress).transpose()
 }
 
 pub(super) async fn find(
@@ -187,7 +179,7 @@ pub(super) async fn find(
              (VALUES {}) SELECT {} FROM want CROSS JOIN flow_observer o USING \
              (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone)",
             placeholders(IDENTITY_COLUMNS, size),
-            decode::OBSERVER_COLUMNS
+            OBSERVER_COLUMNS
         );
         let arguments = binds.finish().map_err(|error| store_error(&error))?;
         found.extend(all(pool, AssertSqlSafe(text), arguments, decode::observer_row).await?);
@@ -246,7 +238,7 @@ pub(super) async fn gaps(
 ) -> Result<Vec<GapRow>, StoreError> {
     let text = format!(
         "SELECT {} FROM gap WHERE received >= ?1 ORDER BY received, node, first_seq LIMIT ?2",
-        decode::GAP_FIELDS.join(", ")
+        GAP_FIELDS.join(", ")
     );
     let arguments = binds(|b| {
         b.time(from);

@@ -1,7 +1,7 @@
 //! Each table's columns, and how a row fills them.
 
-use super::decode;
 use super::insert::{Binds, DoesNotFit, Table};
+use crate::store::columns::{FLOW_FIELDS, GAP_FIELDS, STRAY_FIELDS};
 use crate::store::row::{BatchRow, FlowRow, GapRow, NetnsRow, NodeRow, ObserverRow, view_hash};
 
 pub(super) const SEQ_RANGE: &str = "a sequence number exceeds 2^63 - 1";
@@ -85,7 +85,7 @@ pub(super) fn bind_observer(binds: &mut Binds, row: &ObserverRow) -> Result<(), 
     Ok(())
 }
 
-pub(super) static FLOW: Table = Table::new("flow", decode::FLOW_FIELDS);
+pub(super) static FLOW: Table = Table::new("flow", FLOW_FIELDS);
 
 pub(super) fn bind_flow(binds: &mut Binds, row: &FlowRow) -> Result<(), DoesNotFit> {
     let (inside, outside) = (&row.inside, &row.outside);
@@ -131,7 +131,7 @@ pub(super) fn bind_flow(binds: &mut Binds, row: &FlowRow) -> Result<(), DoesNotF
     Ok(())
 }
 
-pub(super) static STRAY: Table = Table::new("flow_stray", decode::STRAY_FIELDS);
+pub(super) static STRAY: Table = Table::new("flow_stray", STRAY_FIELDS);
 
 pub(super) fn bind_stray(binds: &mut Binds, row: &FlowRow) -> Result<(), DoesNotFit> {
     bind_flow(binds, row)?;
@@ -193,7 +193,7 @@ pub(super) fn bind_batch(binds: &mut Binds, row: &BatchRow) -> Result<(), DoesNo
     Ok(())
 }
 
-pub(super) static GAP: Table = Table::new("gap", decode::GAP_FIELDS);
+pub(super) static GAP: Table = Table::new("gap", GAP_FIELDS);
 
 pub(super) fn bind_gap(binds: &mut Binds, row: &GapRow) -> Result<(), DoesNotFit> {
     binds.int(row.name.node.0);

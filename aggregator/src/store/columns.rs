@@ -1,0 +1,87 @@
+//! Names and order of columns that all databases share.
+
+/// The columns [`flow_row`](super::decode::flow_row) decodes, to be selected first and in this
+/// order; from `flow_all` or `flow_stray` with `receipt` as the column after them.
+pub const FLOW_COLUMNS: &str = "time, since, entry_start, path, entry, bytes_orig, bytes_reply, \
+     packets_orig, packets_reply, raw_bytes_orig, raw_bytes_reply, raw_packets_orig, \
+     raw_packets_reply, batch_seq, mark, since_slack, node, netns, zone, sport, dport, nat_sport, \
+     nat_dport, flags, family, proto, tcp_state, src, dst, nat_src, nat_dst";
+
+/// [`FLOW_COLUMNS`] one by one.
+pub(super) const FLOW_FIELDS: &[&str] = STRAY_FIELDS.split_at(STRAY_FIELDS.len() - 1).0;
+
+/// Columns of `flow_stray`: those of `flow`, and the receipt.
+pub(super) const STRAY_FIELDS: &[&str] = &[
+    "time",
+    "since",
+    "entry_start",
+    "path",
+    "entry",
+    "bytes_orig",
+    "bytes_reply",
+    "packets_orig",
+    "packets_reply",
+    "raw_bytes_orig",
+    "raw_bytes_reply",
+    "raw_packets_orig",
+    "raw_packets_reply",
+    "batch_seq",
+    "mark",
+    "since_slack",
+    "node",
+    "netns",
+    "zone",
+    "sport",
+    "dport",
+    "nat_sport",
+    "nat_dport",
+    "flags",
+    "family",
+    "proto",
+    "tcp_state",
+    "src",
+    "dst",
+    "nat_src",
+    "nat_dst",
+    "receipt",
+];
+
+/// The columns [`observer_row`](super::decode::observer_row) decodes, of `flow_observer AS o`,
+/// first and in this order.
+pub const OBSERVER_COLUMNS: &str = "o.entry, o.path, o.node, o.netns, o.zone, o.proto, o.sport, \
+     o.dport, o.src, o.dst, o.nat_sport, o.nat_dport, o.nat_src, o.nat_dst, o.raw_start, \
+     o.kernel_id, o.start, o.fresh, o.seen, o.ended, o.base_packets_orig, o.base_bytes_orig, \
+     o.base_packets_reply, o.base_bytes_reply";
+
+/// Columns of `gap`.
+pub(super) const GAP_FIELDS: &[&str] = &[
+    "node",
+    "epoch",
+    "first_seq",
+    "last_seq",
+    "reason",
+    "boot",
+    "at",
+    "received",
+    "flows",
+    "packets_orig",
+    "bytes_orig",
+    "packets_reply",
+    "bytes_reply",
+    "note",
+];
+
+/// What [`epoch_row`](super::decode::epoch_row) decodes, of `node_epoch`.
+pub(super) const EPOCH_COLUMNS: &str =
+    "node, epoch, committed_seq, last_digest, begun, last_gap, sweep_boot, sweep_begin";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_column_lists_agree() {
+        assert_eq!(FLOW_COLUMNS.split(", ").collect::<Vec<_>>(), FLOW_FIELDS);
+        assert_eq!(STRAY_FIELDS.split_last(), Some((&"receipt", FLOW_FIELDS)));
+    }
+}

@@ -1,0 +1,200 @@
+//! Questions to the database.
+
+use flow::{Birth, Counters, Epoch, NodeName, UnixNanos};
+use futures_util::TryStreamExt;
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Postgres, Row, query};
+
+use super::error::store_error;
+use super::value::{Address, Name, Time};
+use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, OBSERVER_COLUMNS};
+use crate::store::decode::{self, Cells};
+use crate::store::row::{
+    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
+};
+use crate::store::{Progress, StoreError};
+
+type Query<'q> = query::Query<'q, Postgres, PgArguments>;
+
+/// Runs `query` and decodes every row.
+async fn all<T>(
+    connection: &mut PgConnection,
+    query: Query<'_>,
+    decode: impl Fn(&PgRow) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut rows = query.fetch(connection);
+    let mut out = Vec::new();
+    while let Some(row) = rows.try_next().await.map_err(|error| store_error(&error))? {
+        out.push(decode(&row)?);
+    }
+    Ok(out)
+}
+
+/// A query put together of constants; values are bound.
+fn put(text: String) -> Query<'static> {
+    query(AssertSqlSafe(text)).persistent(false)
+}
+
+/// One moment of everything. It reads long tables, so it may take longer than other statements.
+pub(super) async fn load(
+    connection: &mut PgConnection,
+    ended_from: UnixNanos,
+    most: u32,
+) -> Result<Loaded, StoreError> {
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0";
+    simple(connection, begin).await?;
+    let nodes = query("SELECT id, name, epoch, epoch_since FROM node ORDER BY id");
+    let nodes = all(connection, nodes, decode::node_row).await?;
+    let epochs = put(format!("SELECT {EPOCH_COLUMNS} FROM node_epoch ORDER BY node, epoch"));
+    let epochs = all(connection, epochs, decode::epoch_row).await?;
+    let netns = query("SELECT id, node, inode, boot FROM netns ORDER BY id");
+    let netns = all(connection, netns, decode::netns_row).await?;
+    let observers = put(format!(
+        "SELECT {OBSERVER_COLUMNS} FROM flow_observer o WHERE o.ended IS NULL OR o.ended >= $1 \
+         ORDER BY o.entry DESC LIMIT $2"
+    ));
+    let observers = observers.bind(Time(ended_from)).bind(i64::from(most));
+    let mut observers = all(connection, observers, decode::observer_row).await?;
+    observers.reverse();
+    let heard = all(connection, query(HEARD), decode::heard_row).await?;
+    let forgotten = query("SELECT max(ended) FROM flow_observer WHERE ended < $1");
+    let forgotten = forgotten.bind(Time(ended_from));
+    let forgotten = all(connection, forgotten, |row| row.time_or_null(0)).await?;
+    let mut forgotten = forgotten.into_iter().next().flatten();
+    let full = u32::try_from(observers.len()).is_ok_and(|loaded| loaded >= most);
+    if let Some(first) = observers.first().filter(|_| full) {
+        // When the last entry before the first one loaded was seen first: both only grow.
+        let seen = "SELECT seen FROM flow_observer WHERE entry < $1 ORDER BY entry DESC LIMIT 1";
+        let seen = query(seen).bind(first.entry.0);
+        let seen = all(connection, seen, |row| row.time_or_null(0)).await?;
+        forgotten = forgotten.max(seen.into_iter().next().flatten());
+    }
+    let ids = query("SELECT last_node, last_netns, last_entry, last_path FROM writer");
+    let ids = all(connection, ids, last_ids).await?.into_iter().next().unwrap_or_default();
+    simple(connection, "COMMIT").await?;
+    Ok(Loaded { nodes, epochs, netns, observers, heard, forgotten, ids })
+}
+
+/// The last batch of each epoch, by its key; a later gap says nothing of entries.
+const HEARD: &str = "SELECT node, max(received) FROM (SELECT e.node, \
+    (SELECT b.received FROM ingest_batch b WHERE b.node = e.node AND b.epoch = e.epoch \
+     ORDER BY b.seq DESC LIMIT 1) AS received FROM node_epoch e) AS last \
+    WHERE received IS NOT NULL GROUP BY node ORDER BY node";
+
+fn last_ids(row: &PgRow) -> Result<LastIds, StoreError> {
+    let get = |at: usize| row.int_or_null(at).map(Option::unwrap_or_default);
+    Ok(LastIds {
+        node: NodeNo(decode::narrow(get(0)?)?),
+        netns: NetnsNo(decode::narrow(get(1)?)?),
+        entry: EntryNo(get(2)?),
+        path: PathNo(get(3)?),
+    })
+}
+
+async fn simple(connection: &mut PgConnection, sql: &'static str) -> Result<(), StoreError> {
+    let done = sqlx::raw_sql(sql).execute(connection).await;
+    done.map(|_done| ()).map_err(|error| store_error(&error))
+}
+
+pub(super) async fn schema_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    query("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+        .fetch_one(connection)
+        .await?
+        .try_get(0)
+}
+
+pub(super) async fn progress(
+    connection: &mut PgConnection,
+    node: &NodeName,
+    epoch: Epoch,
+) -> Result<Option<Progress>, StoreError> {
+    let progress = query(
+        "SELECT committed_seq, last_digest FROM node_epoch \
+         WHERE node = (SELECT id FROM node WHERE name = $1) AND epoch = $2",
+    );
+    let progress = progress.bind(node.as_str()).bind(Name(epoch.0));
+    Ok(all(connection, progress, decode::progress).await?.into_iter().next())
+}
+
+/// Identities asked for in one statement.
+const FIND: usize = 5_000;
+
+pub(super) async fn find(
+    connection: &mut PgConnection,
+    identities: &[Identity],
+) -> Result<Vec<ObserverRow>, StoreError> {
+    let mut found = Vec::new();
+    for chunk in identities.chunks(FIND) {
+        // One look into the index for each.
+        let text = format!(
+            "SELECT {OBSERVER_COLUMNS} FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int2[], \
+             $5::int4[], $6::int4[], $7::inet[], $8::inet[], $9::int4[]) AS w \
+             (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone) \
+             CROSS JOIN LATERAL (SELECT * FROM flow_observer f WHERE f.netns = w.netns \
+             AND f.raw_start = w.raw_start AND f.kernel_id = w.kernel_id AND f.proto = w.proto \
+             AND f.sport = w.sport AND f.dport = w.dport AND f.src = w.src AND f.dst = w.dst \
+             AND f.zone = w.zone LIMIT 1) AS o"
+        );
+        let births = chunk.iter().map(|identity| match identity.birth {
+            // Stamps beyond the column's range are never stored, and a negative one finds nothing.
+            Birth::Start(start) => (i64::try_from(start).unwrap_or(-1), 0),
+            Birth::Id(id) => (0, i64::from(id)),
+        });
+        let (starts, ids): (Vec<i64>, Vec<i64>) = births.unzip();
+        let tuples = || chunk.iter().map(|identity| &identity.orig);
+        let wanted = query(AssertSqlSafe(text))
+            .bind(chunk.iter().map(|identity| identity.netns.0).collect::<Vec<_>>())
+            .bind(starts)
+            .bind(ids)
+            .bind(tuples().map(|tuple| i16::from(tuple.proto.0)).collect::<Vec<_>>())
+            .bind(tuples().map(|tuple| i32::from(tuple.sport)).collect::<Vec<_>>())
+            .bind(tuples().map(|tuple| i32::from(tuple.dport)).collect::<Vec<_>>())
+            .bind(tuples().map(|tuple| Address(tuple.src)).collect::<Vec<_>>())
+            .bind(tuples().map(|tuple| Address(tuple.dst)).collect::<Vec<_>>())
+            .bind(chunk.iter().map(|identity| i32::from(identity.zone.0)).collect::<Vec<_>>());
+        found.extend(all(connection, wanted, decode::observer_row).await?);
+    }
+    Ok(found)
+}
+
+pub(super) async fn counted(
+    connection: &mut PgConnection,
+    entries: &[EntryNo],
+    from: UnixNanos,
+) -> Result<Vec<(EntryNo, Counters)>, StoreError> {
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    let raw = "entry, coalesce(raw_packets_orig, packets_orig) AS op, \
+               coalesce(raw_bytes_orig, bytes_orig) AS ob, \
+               coalesce(raw_packets_reply, packets_reply) AS rp, \
+               coalesce(raw_bytes_reply, bytes_reply) AS rb";
+    let text = format!(
+        "WITH wanted AS MATERIALIZED (SELECT DISTINCT unnest($1::int8[]) AS entry) \
+         SELECT entry, sum(op)::int8, sum(ob)::int8, sum(rp)::int8, sum(rb)::int8 FROM (\
+         SELECT {raw} FROM flow JOIN wanted USING (entry) WHERE time >= $2 \
+         UNION ALL SELECT {raw} FROM flow_stray JOIN wanted USING (entry) \
+         UNION ALL SELECT entry, base_packets_orig, base_bytes_orig, base_packets_reply, \
+         base_bytes_reply FROM flow_observer JOIN wanted USING (entry)) AS parts \
+         GROUP BY entry ORDER BY entry"
+    );
+    let entries: Vec<i64> = entries.iter().map(|entry| entry.0).collect();
+    simple(connection, "BEGIN READ ONLY; SET LOCAL statement_timeout = 0").await?;
+    let sums = put(text).bind(entries).bind(Time(from));
+    let sums = all(connection, sums, decode::sum_row).await?;
+    simple(connection, "COMMIT").await?;
+    Ok(sums)
+}
+
+pub(super) async fn gaps(
+    connection: &mut PgConnection,
+    from: UnixNanos,
+    limit: u32,
+) -> Result<Vec<GapRow>, StoreError> {
+    let text = format!(
+        "SELECT {} FROM gap WHERE received >= $1 ORDER BY received, node, first_seq LIMIT $2",
+        GAP_FIELDS.join(", ")
+    );
+    let gaps = put(text).bind(Time(from)).bind(i64::from(limit));
+    all(connection, gaps, decode::gap_row).await
+}
