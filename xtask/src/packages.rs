@@ -32,13 +32,29 @@ pub(crate) const LAB: &[Program] = &[
     Program { name: "conntrack", package: "conntrack", used_for: "kernel tests of the node" },
 ];
 
+/// What a PostgreSQL of our own needs.
+pub(crate) const POSTGRES: &[Program] = &[
+    Program { name: "initdb", package: "postgresql", used_for: "a PostgreSQL of our own" },
+    Program { name: "psql", package: "postgresql", used_for: "asking it" },
+];
+
+/// What checks the files of the containers.
+pub(crate) const CONTAINERS: &[Program] = &[
+    Program {
+        name: "docker-compose",
+        package: "docker-compose",
+        used_for: "checking docker/compose.yaml",
+    },
+    Program { name: "promtool", package: "prometheus", used_for: "checking what it is to scrape" },
+];
+
 /// Makes sure that all `programs` are there.
 ///
 /// # Errors
 /// Some are missing and may not be installed, or installing failed. The message names the
 /// packages and the command that installs them.
 pub(crate) fn ensure(programs: &[&[Program]], yes: bool) -> Result<()> {
-    let missing = missing(programs, workspace::has_program);
+    let missing = missing(programs, is_there);
     if missing.is_empty() {
         return Ok(());
     }
@@ -60,6 +76,13 @@ pub(crate) fn ensure(programs: &[&[Program]], yes: bool) -> Result<()> {
             .args(&packages)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
+}
+
+/// Debian keeps PostgreSQL's server programs, a folder a version, off the search path.
+fn is_there(name: &str) -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    workspace::has_program(name)
+        || versions.map(|version| version.path()).any(|v| v.join("bin").join(name).is_file())
 }
 
 fn missing(programs: &[&[Program]], has: impl Fn(&str) -> bool) -> Vec<Program> {

@@ -4,7 +4,7 @@
 mod folder;
 pub(crate) mod here;
 mod http;
-mod process;
+pub(crate) mod process;
 pub(crate) mod stack;
 pub(crate) mod stored;
 
