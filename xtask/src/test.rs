@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{dashboards, lab, packages, tidy};
+use crate::{containers, dashboards, lab, packages, tidy};
 
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let with_lab = !flags.quick && workspace::is_root();
     let mut needed = vec![packages::BUILD];
     if !flags.quick {
-        needed.push(packages::POSTGRES);
+        needed.extend([packages::POSTGRES, packages::CONTAINERS]);
     }
     if with_lab {
         needed.push(packages::LAB);
@@ -58,8 +58,10 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         workspace::run(&mut cargo(quiet))
     });
     if flags.quick {
+        steps.skip("containers", "--quick");
         steps.skip("dashboards", "--quick");
     } else {
+        steps.run("containers", containers::check);
         steps.run("dashboards", dashboards::check_few);
     }
     if flags.quick {

@@ -100,7 +100,7 @@ pub(super) fn parse(text: &str) -> Result<Dashboard> {
 }
 
 /// The provisioned data source's uid.
-pub(super) const DATA_SOURCE: &str = "conntracct";
+pub(crate) const DATA_SOURCE: &str = "conntracct";
 
 /// Grafana 11's, and 10.4's.
 const OLDEST_SCHEMA: u32 = 39;

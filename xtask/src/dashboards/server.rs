@@ -20,7 +20,7 @@ use crate::workspace;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The database that `docker/postgres/roles.sql` is made for.
-const DATABASE: &str = "conntracct";
+const DATABASE: &str = "flows";
 
 /// A running server. Dropping it ends it and deletes everything.
 pub(super) struct Server {
