@@ -10,3 +10,5 @@ ALTER SCHEMA public OWNER TO conntracct;
 CREATE ROLE grafana LOGIN PASSWORD :'grafana' IN ROLE pg_read_all_data;
 ALTER ROLE grafana SET default_transaction_read_only = on;
 ALTER ROLE grafana SET statement_timeout = '60s';
+-- Compiling a dashboard's query takes longer than it saves.
+ALTER ROLE grafana SET jit = off;
