@@ -15,6 +15,7 @@
 mod client;
 mod exposition;
 mod guard;
+mod health;
 mod listener;
 mod metrics;
 mod serve;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use client::{Answer, ClientError, get};
 pub use exposition::registry_stats;
+pub use health::{HealthError, check_health};
 pub use listener::{Listener, RawApi, TlsFiles, TokenRule};
 pub use metrics::HttpMetrics;
 pub use serve::{Bound, HttpError, bind};
