@@ -119,8 +119,20 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Say whether the configuration is right, and which file it came from
     CheckConfig,
+    /// Say whether the running program is well; fails where it does not answer
+    CheckHealth(HealthArgs),
     /// Show version, commit and compiler
     Version,
+}
+
+/// Arguments of `check-health`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct HealthArgs {
+    /// Fail also while it runs but cannot do its work
+    ///
+    /// Without it being alive is enough, and what is the matter is only shown.
+    #[arg(long)]
+    pub ready: bool,
 }
 
 /// Arguments of `migrate`.

@@ -45,6 +45,9 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
         Some(Command::CheckConfig) => {
             Ok(daemon::config::tell_right(config.file.as_deref(), &mut stdout())?)
         }
+        Some(Command::CheckHealth(args)) => {
+            Ok(daemon::http::check_health(config.http.as_ref(), args.ready, &mut stdout())?)
+        }
         Some(Command::Pki(pki)) => pki.run(&config.pki),
         Some(command) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -68,7 +71,7 @@ async fn ask(command: Command, config: &Config) -> anyhow::Result<()> {
             answers::flows(&args, &config.store, now, screen, &mut out).await?;
         }
         Command::Migrate(args) => migrate(args.dry_run, config, &mut out).await?,
-        Command::Pki(_) | Command::CheckConfig | Command::Version => {}
+        Command::Pki(_) | Command::CheckConfig | Command::CheckHealth(_) | Command::Version => {}
     }
     Ok(())
 }

@@ -177,6 +177,8 @@ pub struct GeneralArgs {
 pub enum Command {
     /// Say whether the configuration is right, and which file it came from
     CheckConfig,
+    /// Say whether the running program is well; fails where it does not answer
+    CheckHealth(HealthArgs),
     /// Install the keys that `conntracct-aggregator pki issue NAME` wrote for this node
     Join(JoinCommand),
     /// Show the live connections of the running node
@@ -185,6 +187,16 @@ pub enum Command {
     RestoreSysctls,
     /// Show version, commit and compiler
     Version,
+}
+
+/// Arguments of `check-health`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct HealthArgs {
+    /// Fail also while it runs but cannot do its work
+    ///
+    /// Without it being alive is enough, and what is the matter is only shown.
+    #[arg(long)]
+    pub ready: bool,
 }
 
 /// Arguments of `flows`.

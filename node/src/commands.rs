@@ -39,6 +39,9 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
             daemon::config::tell_right(config.file.as_deref(), &mut out)?;
             Ok(())
         }
+        Some(Command::CheckHealth(args)) => {
+            Ok(daemon::http::check_health(config.http.as_ref(), args.ready, &mut out)?)
+        }
         Some(Command::Flows(args)) => {
             http::show::show(config.http.as_ref(), args, Screen::of_stdout(), &mut out)?;
             Ok(())

@@ -2,6 +2,8 @@
 //! plain cargo. One file (or folder) a verb; no shell scripts.
 
 mod bench;
+mod containers;
+mod dashboards;
 mod interrupt;
 mod lab;
 mod nightly;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{lab, packages, sim};
+use crate::{dashboards, lab, packages, sim};
 
 /// Flags of `cargo xtask nightly`.
 #[derive(clap::Args)]
@@ -30,14 +30,17 @@ pub(crate) struct Flags {
 /// A step failed.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let root = workspace::is_root();
-    let needed: &[&[packages::Program]] =
-        if root { &[packages::BUILD, packages::LAB] } else { &[packages::BUILD] };
-    packages::ensure(needed, flags.yes)?;
+    let mut needed = vec![packages::BUILD, packages::TESTS];
+    if root {
+        needed.push(packages::LAB);
+    }
+    packages::ensure(&needed, flags.yes)?;
     let mut steps = Steps::new();
     steps.run("release build", || {
         workspace::run(&mut cargo(["build", "--locked", "--release", "--workspace", "--bins"]))
     });
     steps.run("many worlds", || sim::new_worlds(flags.worlds));
+    steps.run("dashboards, a whole day", dashboards::check_day);
     if root {
         steps.run("labs", || lab::check_all(CI_PROFILE));
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));

@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Program] = &[Program {
     // PostgreSQL's own programs lie out of the path; this one comes with them.
     name: "pg_ctlcluster",
     package: "postgresql",
-    used_for: "tests of the PostgreSQL store, on servers of their own",
+    used_for: "the PostgreSQL store and the dashboards, on servers of their own",
 }];
 
 /// What the labs and kernel tests need, all as root.
@@ -40,13 +40,23 @@ pub(crate) const LAB: &[Program] = &[
     Program { name: "conntrack", package: "conntrack", used_for: "kernel tests of the node" },
 ];
 
+/// What checks the files of the containers.
+pub(crate) const CONTAINERS: &[Program] = &[
+    Program {
+        name: "docker-compose",
+        package: "docker-compose",
+        used_for: "checking docker/compose.yaml",
+    },
+    Program { name: "promtool", package: "prometheus", used_for: "checking what it is to scrape" },
+];
+
 /// Makes sure that all `programs` are there.
 ///
 /// # Errors
 /// Some are missing and may not be installed, or installing failed. The message names the
 /// packages and the command that installs them.
 pub(crate) fn ensure(programs: &[&[Program]], yes: bool) -> Result<()> {
-    let missing = missing(programs, workspace::has_program);
+    let missing = missing(programs, is_there);
     if missing.is_empty() {
         return Ok(());
     }
@@ -68,6 +78,13 @@ pub(crate) fn ensure(programs: &[&[Program]], yes: bool) -> Result<()> {
             .args(&packages)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
+}
+
+/// Debian keeps PostgreSQL's server programs, a folder a version, off the search path.
+fn is_there(name: &str) -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    workspace::has_program(name)
+        || versions.map(|version| version.path()).any(|v| v.join("bin").join(name).is_file())
 }
 
 fn missing(programs: &[&[Program]], has: impl Fn(&str) -> bool) -> Vec<Program> {

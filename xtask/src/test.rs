@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{lab, packages, tidy};
+use crate::{containers, dashboards, lab, packages, tidy};
 
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -33,12 +33,14 @@ const LIMIT: Duration = Duration::from_mins(75);
 /// A step failed, system packages are missing, or it took too long.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let with_lab = !flags.quick && workspace::is_root();
-    let needed: &[&[packages::Program]] = if with_lab {
-        &[packages::BUILD, packages::TESTS, packages::LAB]
-    } else {
-        &[packages::BUILD, packages::TESTS]
-    };
-    packages::ensure(needed, flags.yes)?;
+    let mut needed = vec![packages::BUILD, packages::TESTS];
+    if !flags.quick {
+        needed.push(packages::CONTAINERS);
+    }
+    if with_lab {
+        needed.push(packages::LAB);
+    }
+    packages::ensure(&needed, flags.yes)?;
 
     let mut steps = Steps::new();
     let mut summary = None;
@@ -55,6 +57,13 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
             ["test", "--locked", "--workspace", "--doc", "--quiet", "--profile", CI_PROFILE];
         workspace::run(&mut cargo(quiet))
     });
+    if flags.quick {
+        steps.skip("containers", "--quick");
+        steps.skip("dashboards", "--quick");
+    } else {
+        steps.run("containers", containers::check);
+        steps.run("dashboards", dashboards::check_few);
+    }
     if flags.quick {
         steps.skip("lab", "--quick");
     } else if with_lab {

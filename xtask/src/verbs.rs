@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, lab, nightly, sim, test, tidy, up};
+use crate::{bench, dashboards, lab, nightly, sim, test, tidy, up};
 
 /// Development commands of conntracct.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Verb {
     Lab(lab::Verb),
     /// Run worlds of the simulation
     Sim(sim::Flags),
+    /// Run every query of the Grafana dashboards on a real PostgreSQL
+    Dashboards(dashboards::Flags),
     /// Run a benchmark against its baseline
     Bench(bench::Flags),
     /// What is too long for every change: release builds, fuzzing, many worlds, audits
@@ -44,6 +46,7 @@ impl Flags {
             Verb::Up(flags) => up::run(&flags),
             Verb::Lab(verb) => lab::run(&verb),
             Verb::Sim(flags) => sim::run(&flags),
+            Verb::Dashboards(flags) => dashboards::run(&flags),
             Verb::Bench(flags) => bench::run(&flags),
             Verb::Nightly(flags) => nightly::run(&flags),
         }

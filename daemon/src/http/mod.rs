@@ -15,6 +15,7 @@
 mod client;
 mod exposition;
 mod guard;
+mod health;
 mod keys;
 mod listener;
 mod metrics;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 pub use client::{Answer, ClientError, get};
 pub use exposition::registry_stats;
+pub use health::{HealthError, check_health};
 pub use keys::Keys;
 pub use listener::{Listener, RawApi, TlsFiles, TokenRule};
 pub use metrics::HttpMetrics;

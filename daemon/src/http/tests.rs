@@ -170,6 +170,31 @@ fn the_token_opens_everything_and_health_is_open() {
 }
 
 #[test]
+fn health_is_asked_without_a_token_and_says_what_is_the_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut listener = listener("127.0.0.1:0");
+    listener.token = Some(folder.path().join("token"));
+    let mut running = run(listener);
+    // As for somebody who may not read it.
+    running.listener.token = Some(folder.path().join("another"));
+    let ask = |ready| {
+        let mut said = Vec::new();
+        let outcome = check_health(Some(&running.listener), ready, &mut said);
+        (outcome.map_err(|error| error.to_string()), String::from_utf8(said).unwrap())
+    };
+    let store = running.readiness.part("store", "not opened yet");
+    assert_eq!(ask(false), (Ok(()), "alive, not ready: store: not opened yet\n".into()));
+    let not_ready = "it runs but is not ready: store: not opened yet";
+    assert_eq!(ask(true), (Err(not_ready.into()), String::new()));
+    store.fine();
+    assert_eq!(ask(true), (Ok(()), "alive and ready\n".into()));
+    assert!(matches!(check_health(None, false, &mut Vec::new()), Err(HealthError::Off)));
+    let nobody = self::listener("127.0.0.1:1");
+    let outcome = check_health(Some(&nobody), false, &mut Vec::new());
+    assert!(matches!(outcome, Err(HealthError::Ask(_))), "{outcome:?}");
+}
+
+#[test]
 fn bodies_are_bounded() {
     let running = run(listener("127.0.0.1:0"));
     let post = |header: &str| {

@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: house rules that no compiler knows. Every rule says where it is broken and
 //! what to do instead.
 
+mod containers;
 mod crates;
 mod documents;
 mod sources;
@@ -54,6 +55,7 @@ pub(crate) fn run() -> Result<()> {
     let mut files = Vec::new();
     read_folder(root, "", &mut files)?;
     let mut findings = crates::check()?;
+    findings.extend(containers::check(root)?);
     for file in &files {
         sources::check(file, &mut findings);
         documents::check(file, root, &mut findings);

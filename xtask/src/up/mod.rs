@@ -5,7 +5,7 @@ mod database;
 mod folder;
 pub(crate) mod here;
 mod http;
-mod process;
+pub(crate) mod process;
 pub(crate) mod stack;
 pub(crate) mod stored;
 
