@@ -26,7 +26,7 @@ pub(crate) enum Database {
 
 /// What it was at some moment.
 pub(crate) enum Saved {
-    Model(Backup),
+    Model(Box<Backup>),
     Sqlite(std::path::PathBuf),
 }
 
@@ -93,7 +93,7 @@ impl Database {
     /// A backup. Nobody may have it open.
     pub(crate) fn save(&self) -> Saved {
         match self {
-            Self::Model(model) => Saved::Model(model.back_up()),
+            Self::Model(model) => Saved::Model(Box::new(model.back_up())),
             Self::Sqlite(file) => Saved::Sqlite(file.save()),
         }
     }

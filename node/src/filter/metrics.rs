@@ -80,14 +80,40 @@ impl FilterMetrics {
     /// Puts the numbers under their names.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("conntracct_filter");
-        r.register("live_flows", "Live flows left out by the last sweep", self.live.clone());
-        r.register("live_packets", "Packets of those, both directions", self.live_packets.clone());
-        r.register("live_bytes", "Bytes of those, both directions", self.live_bytes.clone());
-        r.register("ended_flows", "Ends of flows that are left out", self.ended.clone());
-        let help = "Packets of those, both directions, from birth to end";
-        r.register("ended_packets", help, self.ended_packets.clone());
-        let help = "Bytes of those, both directions, from birth to end";
-        r.register("ended_bytes", help, self.ended_bytes.clone());
+        r.register(
+            "live_flows",
+            "Live flows that the last sweep left out, by the filter's cause. More than expected: \
+             the filter is too wide, nothing of them is reported",
+            self.live.clone(),
+        );
+        r.register(
+            "live_packets",
+            "Packets of those, both directions. With ended_packets, what the filter hides",
+            self.live_packets.clone(),
+        );
+        r.register(
+            "live_bytes",
+            "Bytes of those, both directions. With ended_bytes, what the filter hides",
+            self.live_bytes.clone(),
+        );
+        r.register(
+            "ended_flows",
+            "Ends of flows that are left out, by the filter's cause. More than expected: the \
+             filter is too wide, nothing of them is reported",
+            self.ended.clone(),
+        );
+        r.register(
+            "ended_packets",
+            "Packets of those, both directions, from birth to end. What the filter hides: the \
+             difference to the gateway's interfaces",
+            self.ended_packets.clone(),
+        );
+        r.register(
+            "ended_bytes",
+            "Bytes of those, both directions, from birth to end. What the filter hides: the \
+             difference to the gateway's interfaces",
+            self.ended_bytes.clone(),
+        );
     }
 
     /// What a sweep left out.

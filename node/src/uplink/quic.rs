@@ -392,8 +392,9 @@ const IDLE_TIMEOUT_MS: u32 = 20_000;
 /// A control frame that cannot be written for so long means that the aggregator hangs.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The configuration with [`transport`].
-fn with_transport(mut config: quinn::ClientConfig) -> quinn::ClientConfig {
+/// The configuration with the node's transport parameters.
+#[must_use]
+pub fn with_transport(mut config: quinn::ClientConfig) -> quinn::ClientConfig {
     config.transport_config(Arc::new(transport()));
     config
 }
