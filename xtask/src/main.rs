@@ -5,6 +5,7 @@ mod bench;
 mod containers;
 mod dashboards;
 mod interrupt;
+mod kills;
 mod lab;
 mod nightly;
 mod packages;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{dashboards, lab, packages, sim};
+use crate::{dashboards, kills, lab, packages, sim};
 
 /// Flags of `cargo xtask nightly`.
 #[derive(clap::Args)]
@@ -41,6 +41,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     });
     steps.run("many worlds", || sim::new_worlds(flags.worlds));
     steps.run("dashboards, a whole day", dashboards::check_day);
+    steps.run("kills", || kills::check(200));
     if root {
         steps.run("labs", || lab::check_all(CI_PROFILE));
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));

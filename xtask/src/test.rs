@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{containers, dashboards, lab, packages, tidy};
+use crate::{containers, dashboards, kills, lab, packages, tidy};
 
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -60,9 +60,11 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     if flags.quick {
         steps.skip("containers", "--quick");
         steps.skip("dashboards", "--quick");
+        steps.skip("kills", "--quick");
     } else {
         steps.run("containers", containers::check);
         steps.run("dashboards", dashboards::check_few);
+        steps.run("kills", || kills::check(20));
     }
     if flags.quick {
         steps.skip("lab", "--quick");

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, dashboards, lab, nightly, sim, test, tidy, up};
+use crate::{bench, dashboards, kills, lab, nightly, sim, test, tidy, up};
 
 /// Development commands of conntracct.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Verb {
     /// The lab's tests and its clean-up
     #[command(subcommand)]
     Lab(lab::Verb),
+    /// Kill nodes, aggregator and PostgreSQL at random; nothing may be lost or doubled
+    Kills(kills::Flags),
     /// Run worlds of the simulation
     Sim(sim::Flags),
     /// Run every query of the Grafana dashboards on a real PostgreSQL
@@ -45,6 +47,7 @@ impl Flags {
             Verb::Tidy => tidy::run(),
             Verb::Up(flags) => up::run(&flags),
             Verb::Lab(verb) => lab::run(&verb),
+            Verb::Kills(flags) => kills::run(&flags),
             Verb::Sim(flags) => sim::run(&flags),
             Verb::Dashboards(flags) => dashboards::run(&flags),
             Verb::Bench(flags) => bench::run(&flags),

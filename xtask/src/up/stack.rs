@@ -164,6 +164,9 @@ pub(crate) struct Node<'a> {
     folder: PathBuf,
     aggregator: SocketAddr,
     interval: String,
+    http: u16,
+    /// Instead of the kernel.
+    recording: Option<PathBuf>,
     running: Option<Running>,
 }
 
@@ -192,8 +195,20 @@ impl<'a> Node<'a> {
             folder,
             aggregator,
             interval: interval.to_owned(),
+            http: NODE_HTTP,
+            recording: None,
             running: None,
         })
+    }
+
+    /// Lets it answer HTTP on another port: several may run in one place.
+    pub(crate) fn http(self, port: u16) -> Self {
+        Self { http: port, ..self }
+    }
+
+    /// Lets its next life play this recording.
+    pub(crate) fn replay(&mut self, file: &Path) {
+        self.recording = Some(file.to_owned());
     }
 
     /// Its name.
@@ -210,11 +225,14 @@ impl<'a> Node<'a> {
         command.arg("--cert").arg(pki.join("node.pem"));
         command.arg("--key").arg(pki.join("node.key"));
         command.arg("--state-dir").arg(self.state());
-        command.args(["--http", &format!("127.0.0.1:{NODE_HTTP}")]);
+        command.args(["--http", &format!("127.0.0.1:{}", self.http)]);
+        if let Some(file) = &self.recording {
+            command.args(["--source", &format!("replay:{}", file.display())]);
+        }
         command.args(["--name", &self.name, "--interval", &self.interval]);
         let log = self.folder.join("log");
         let running = self.running.insert(Running::start(&self.name, command, &log)?);
-        ready(self.place, NODE_HTTP, running, interrupt)
+        ready(self.place, self.http, running, interrupt)
     }
 
     /// Whether it still runs, though nobody stopped it.
@@ -245,7 +263,7 @@ impl<'a> Node<'a> {
 
     /// A page of its HTTP listener.
     pub(crate) fn get(&self, path: &str) -> Result<Answer> {
-        let address = SocketAddr::from(([127, 0, 0, 1], NODE_HTTP));
+        let address = SocketAddr::from(([127, 0, 0, 1], self.http));
         self.place.enter(|| http::get(address, path))
     }
 
