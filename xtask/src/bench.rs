@@ -31,6 +31,8 @@ enum Name {
     Netlink,
     /// Rows a second from socket to SQLite, against a bare insert loop
     IngestSqlite,
+    /// Rows a second from socket to PostgreSQL, against bare COPY and the predecessor's SQL
+    IngestPostgres,
 }
 
 /// How a benchmark is run.
@@ -50,10 +52,11 @@ impl Name {
             Self::Table => ("conntracct-node", "bench_table"),
             Self::Netlink => ("conntracct-node", "bench_netlink"),
             Self::IngestSqlite => ("conntracct-aggregator", "bench_ingest_sqlite"),
+            Self::IngestPostgres => ("conntracct-aggregator", "bench_ingest_postgres"),
         };
         let programs: &[&str] = match self {
             Self::Table => &["conntracct-node", "conntracct-aggregator"],
-            Self::Wire | Self::Netlink | Self::IngestSqlite => &[],
+            Self::Wire | Self::Netlink | Self::IngestSqlite | Self::IngestPostgres => &[],
         };
         Plan { package, example, root: matches!(self, Self::Netlink), programs }
     }
