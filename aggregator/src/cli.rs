@@ -117,6 +117,12 @@ pub enum Command {
     Pki(PkiCommand),
     /// Bring the store to this program's version
     Migrate(MigrateArgs),
+    /// Move a store from SQLite to PostgreSQL
+    ///
+    /// Everything goes over, progress of every node included, so nodes go on as if nothing had
+    /// happened. Stop the aggregator first. The SQLite file is only read. An interrupted move is
+    /// gone on with by the same command; at the end both stores are added up and must agree.
+    MigrateStore(MigrateStoreArgs),
     /// Say whether the configuration is right, and which file it came from
     CheckConfig,
     /// Say whether the running program is well; fails where it does not answer
@@ -133,6 +139,14 @@ pub struct HealthArgs {
     /// Without it being alive is enough, and what is the matter is only shown.
     #[arg(long)]
     pub ready: bool,
+}
+
+/// Arguments of `migrate-store`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MigrateStoreArgs {
+    /// The SQLite file to be moved, as sqlite:PATH or PATH
+    #[arg(long, value_name = "PATH")]
+    pub from: String,
 }
 
 /// Arguments of `migrate`.

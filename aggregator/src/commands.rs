@@ -71,6 +71,17 @@ async fn ask(command: Command, config: &Config) -> anyhow::Result<()> {
             answers::flows(&args, &config.store, now, screen, &mut out).await?;
         }
         Command::Migrate(args) => migrate(args.dry_run, config, &mut out).await?,
+        Command::MigrateStore(args) => {
+            let from = args.from.strip_prefix("sqlite:").unwrap_or(&args.from);
+            let StoreChoice::Postgres(to) = &config.store else {
+                anyhow::bail!(
+                    "--store must name the PostgreSQL database that takes the store in, like \
+                     postgres://conntracct@db.example.net/flows, but is {}",
+                    config.store
+                );
+            };
+            crate::moving::move_store(from.as_ref(), to, &mut out).await?;
+        }
         Command::Pki(_) | Command::CheckConfig | Command::CheckHealth(_) | Command::Version => {}
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! The conntracct aggregator: takes the records of many gateways and stores each flow once.
 //!
 //! [`run::run`] is the program. The data's way: [`ingest`] (sessions, order) -> [`pipeline`]
-//! (decode, one change set at a time) -> [`count`] -> [`store`]; [`answers`] read what is stored.
+//! (decode, one change set at a time) -> [`count`] -> [`store`]; [`answers`] read what is stored, and
+//! [`moving`] takes a whole store from SQLite to PostgreSQL.
 
 pub mod answers;
 pub mod cli;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod count;
 pub mod ingest;
 pub mod metrics;
+pub mod moving;
 pub mod pipeline;
 pub mod pki;
 pub mod reload;

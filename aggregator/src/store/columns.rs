@@ -54,7 +54,7 @@ pub const OBSERVER_COLUMNS: &str = "o.entry, o.path, o.node, o.netns, o.zone, o.
      o.base_packets_reply, o.base_bytes_reply";
 
 /// Columns of `gap`.
-pub(super) const GAP_FIELDS: &[&str] = &[
+pub(crate) const GAP_FIELDS: &[&str] = &[
     "node",
     "epoch",
     "first_seq",
@@ -72,7 +72,7 @@ pub(super) const GAP_FIELDS: &[&str] = &[
 ];
 
 /// What [`epoch_row`](super::decode::epoch_row) decodes, of `node_epoch`.
-pub(super) const EPOCH_COLUMNS: &str =
+pub(crate) const EPOCH_COLUMNS: &str =
     "node, epoch, committed_seq, last_digest, begun, last_gap, sweep_boot, sweep_begin";
 
 #[cfg(test)]

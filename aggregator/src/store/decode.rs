@@ -8,16 +8,17 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use flow::entry::Zone;
+use flow::record::{ClockPair, KernelTotals};
 use flow::{
-    Birth, BootId, BootNanos, Counters, Epoch, NetnsId, NetnsInode, NodeName, Proto, Seq, TcpState,
-    Tuple, UnixNanos,
+    Birth, BootId, BootNanos, Counters, Epoch, Interval, NetnsId, NetnsInode, NodeName, Proto, Seq,
+    TcpState, Tuple, UnixNanos,
 };
 use wire::frame::Digest;
 use wire::gap::GapReason;
 
 use super::row::{
-    EntryNo, EpochRow, FlowRow, FrameName, GapRow, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
-    PathNo, Sweep,
+    BatchRow, EntryNo, EpochRow, FlowRow, FrameName, GapRow, NetnsNo, NetnsRow, NodeNo, NodeRow,
+    ObserverRow, PathNo, Sweep,
 };
 use super::{Progress, StoreError};
 
@@ -159,7 +160,7 @@ pub fn observer_row<R: Cells>(row: &R) -> Result<ObserverRow, StoreError> {
 }
 
 /// `id, name, epoch, epoch_since` of `node`.
-pub(super) fn node_row<R: Cells>(row: &R) -> Result<NodeRow, StoreError> {
+pub(crate) fn node_row<R: Cells>(row: &R) -> Result<NodeRow, StoreError> {
     let mut c = Columns::of(row);
     let node = NodeNo(c.number()?);
     let name = NodeName::new(c.text()?).map_err(|error| StoreError::Corrupt(error.to_string()))?;
@@ -167,7 +168,7 @@ pub(super) fn node_row<R: Cells>(row: &R) -> Result<NodeRow, StoreError> {
 }
 
 /// [`EPOCH_COLUMNS`](super::columns::EPOCH_COLUMNS) of `node_epoch`.
-pub(super) fn epoch_row<R: Cells>(row: &R) -> Result<EpochRow, StoreError> {
+pub(crate) fn epoch_row<R: Cells>(row: &R) -> Result<EpochRow, StoreError> {
     let mut c = Columns::of(row);
     let (node, epoch) = (NodeNo(c.number()?), Epoch(c.name()?));
     let (committed, digest) = (Seq(c.number()?), c.digest()?);
@@ -186,7 +187,7 @@ pub(super) fn progress<R: Cells>(row: &R) -> Result<Progress, StoreError> {
 }
 
 /// `id, node, inode, boot` of `netns`.
-pub(super) fn netns_row<R: Cells>(row: &R) -> Result<NetnsRow, StoreError> {
+pub(crate) fn netns_row<R: Cells>(row: &R) -> Result<NetnsRow, StoreError> {
     let mut c = Columns::of(row);
     let (netns, node) = (NetnsNo(c.number()?), NodeNo(c.number()?));
     let id = NetnsId { inode: NetnsInode(c.number()?), boot: BootId(c.name()?) };
@@ -200,7 +201,7 @@ pub(super) fn heard_row<R: Cells>(row: &R) -> Result<(NodeNo, UnixNanos), StoreE
 }
 
 /// [`GAP_FIELDS`](super::columns::GAP_FIELDS) of `gap`.
-pub(super) fn gap_row<R: Cells>(row: &R) -> Result<GapRow, StoreError> {
+pub(crate) fn gap_row<R: Cells>(row: &R) -> Result<GapRow, StoreError> {
     let mut c = Columns::of(row);
     let (node, epoch, seq) = (NodeNo(c.number()?), Epoch(c.name()?), Seq(c.number()?));
     let last = Seq(c.number()?);
@@ -225,6 +226,44 @@ pub(super) fn gap_row<R: Cells>(row: &R) -> Result<GapRow, StoreError> {
     })
 }
 
+/// What [`batch_row`] decodes, of `ingest_batch`.
+pub(crate) const BATCH_COLUMNS: &str = "node, epoch, seq, digest, received, records, interval, \
+    interval_ms, part, parts, wall, paused, live_flows, live_packets_orig, live_bytes_orig, \
+    live_packets_reply, live_bytes_reply, ended_flows, ended_packets_orig, ended_bytes_orig, \
+    ended_packets_reply, ended_bytes_reply, uncounted, ended_unseen";
+
+/// [`BATCH_COLUMNS`] of `ingest_batch`. Of the interval only what stores keep is there.
+pub(crate) fn batch_row<R: Cells>(row: &R) -> Result<BatchRow, StoreError> {
+    let mut c = Columns::of(row);
+    let (node, epoch, seq) = (NodeNo(c.number()?), Epoch(c.name()?), Seq(c.number()?));
+    let (digest, received, records) = (c.digest()?, c.time()?, c.number()?);
+    let (number, length_ms) = (c.number()?, c.number()?);
+    let (part, parts, wall, paused) = (c.number()?, c.number()?, c.time()?, c.flag()?);
+    let totals = KernelTotals {
+        live_flows: c.number()?,
+        live: c.counters()?,
+        ended_flows: c.number()?,
+        ended: c.counters()?,
+        uncounted: c.number()?,
+        ended_unseen: c.number()?,
+    };
+    let interval = Interval {
+        number,
+        length_ms,
+        part,
+        parts,
+        sweep_begin: BootNanos::BOOT,
+        sweep_end: BootNanos::BOOT,
+        boot: BootId([0; 16]),
+        clock: ClockPair { wall, ..ClockPair::default() },
+        offset: None,
+        totals,
+        paused,
+    };
+    let name = FrameName { node, epoch, seq };
+    Ok(BatchRow { name, digest, received, records, interval })
+}
+
 /// `entry` and four sums.
 pub(super) fn sum_row<R: Cells>(row: &R) -> Result<(EntryNo, Counters), StoreError> {
     let mut c = Columns::of(row);
@@ -232,7 +271,7 @@ pub(super) fn sum_row<R: Cells>(row: &R) -> Result<(EntryNo, Counters), StoreErr
 }
 
 /// A number in the type it should have.
-pub(super) fn narrow<T: TryFrom<i64>>(value: i64) -> Result<T, StoreError> {
+pub(crate) fn narrow<T: TryFrom<i64>>(value: i64) -> Result<T, StoreError> {
     T::try_from(value)
         .map_err(|_range| StoreError::Corrupt(format!("a number out of range: {value}")))
 }

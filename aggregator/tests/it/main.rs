@@ -15,6 +15,8 @@ mod ingest;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod moving;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod postgres;

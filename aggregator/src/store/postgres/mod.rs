@@ -35,7 +35,7 @@ use connect::{SCAN, STATEMENT, Slot, within_store};
 
 pub use address::{AddressError, PostgresAddress, Secret};
 pub use layout::Layout;
-pub(crate) use open::session;
+pub(crate) use open::{MOVING, session};
 pub use open::{Pending, pending};
 pub(crate) use value::Time;
 
@@ -65,6 +65,15 @@ impl PostgresStore {
     /// what to do.
     pub async fn open(address: &PostgresAddress) -> Result<Self, OpenError> {
         open::open(address).await
+    }
+
+    /// Connects to a database that another store is to be moved to: brings its schema up to date,
+    /// and does not mind that it is half filled.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`].
+    pub(crate) async fn open_to_fill(address: &PostgresAddress) -> Result<Self, OpenError> {
+        open::open_to_fill(address).await
     }
 
     /// Where it is.

@@ -30,10 +30,35 @@ pub struct Pending {
     pub layout: String,
 }
 
+/// The key of `store_meta` that holds the name of the store that is being moved here.
+pub(crate) const MOVING: &str = "moving_from";
+
 pub(super) async fn open(address: &PostgresAddress) -> Result<PostgresStore, OpenError> {
     let name = address.url();
     let mut connection = session(address).await?;
     migrate(&mut connection, name).await?;
+    let moving = query("SELECT 1 FROM store_meta WHERE key = $1").bind(MOVING);
+    let moving = moving.fetch_optional(&mut connection).await.map_err(|e| failed(name, &e))?;
+    if moving.is_some() {
+        let why = "another store is being moved here and not all of it has arrived; run \
+                   conntracct-aggregator migrate-store again, it goes on where it was";
+        return Err(unusable(name, why));
+    }
+    store(connection, address).await
+}
+
+/// Opens a database that a store is being moved to, or is to be.
+pub(super) async fn open_to_fill(address: &PostgresAddress) -> Result<PostgresStore, OpenError> {
+    let mut connection = session(address).await?;
+    migrate(&mut connection, address.url()).await?;
+    store(connection, address).await
+}
+
+async fn store(
+    mut connection: PgConnection,
+    address: &PostgresAddress,
+) -> Result<PostgresStore, OpenError> {
+    let name = address.url();
     let (store, layout) = read_meta(&mut connection, name).await?;
     warn_of_risks(&mut connection, name).await?;
     let inner = Inner {

@@ -202,7 +202,7 @@ fn meaning(error: &sqlx::Error) -> Meaning {
     Meaning::Away(format!("{what} ({message})"))
 }
 
-fn store_error(error: &sqlx::Error) -> StoreError {
+pub(crate) fn store_error(error: &sqlx::Error) -> StoreError {
     match meaning(error) {
         Meaning::Away(text) => StoreError::Unavailable(text),
         Meaning::Data(text) => StoreError::Corrupt(text),

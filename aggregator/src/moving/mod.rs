@@ -1,0 +1,193 @@
+//! `migrate-store`: moves a store from SQLite to PostgreSQL, with everything that makes it the
+//! same store to its nodes: its name, and what of each epoch is committed.
+//!
+//! Rows go over in the order they lie in, in transactions of the usual size, so what is in the new
+//! database is always the beginning of what is in the old one: counting it says where to go on
+//! after an interruption. Until the move is finished the new database is marked, and no aggregator
+//! works on it. At the end both are added up and compared; then the new one takes the old one's
+//! name. The old one is not changed.
+
+mod source;
+mod target;
+mod totals;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::store::postgres::PostgresAddress;
+use crate::store::row::ChangeSet;
+use crate::store::sqlite::{SqliteConfig, SqliteStore};
+use crate::store::{CommitError, OpenError, StoreError};
+use source::{Part, Source};
+use target::Target;
+use totals::Totals;
+
+/// Rows in a transaction.
+const ROWS: usize = 10_000;
+
+/// Why a store was not moved, or not to the end.
+#[derive(Debug, Error)]
+pub enum MoveError {
+    /// There is nothing to move.
+    #[error("there is no store at {}", path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// One of the two cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The new database holds something else already.
+    #[error("the database {to} {what}; give migrate-store an empty database")]
+    Occupied {
+        /// The new database.
+        to: String,
+        /// What it holds.
+        what: String,
+    },
+    /// The old store cannot be read.
+    #[error("the old store cannot be read, and the move can be gone on with later")]
+    Read(#[source] StoreError),
+    /// The new database cannot be asked.
+    #[error("the new store cannot be asked; run the same command again to go on")]
+    Ask(#[source] StoreError),
+    /// The new database did not take rows.
+    #[error("the new store did not take {part}; run the same command again to go on")]
+    Write {
+        /// Which rows.
+        part: &'static str,
+        /// What it said.
+        #[source]
+        error: CommitError,
+    },
+    /// Both hold something else in the end.
+    #[error("the two stores differ in {what}: {from} in the old one, {to} in the new one")]
+    Differs {
+        /// In what.
+        what: String,
+        /// In the old one.
+        from: String,
+        /// In the new one.
+        to: String,
+    },
+    /// What was done cannot be told.
+    #[error("the outcome cannot be written")]
+    Tell(#[from] std::io::Error),
+}
+
+/// Moves the store at `from` into the database at `to`, and tells `out` how it went.
+///
+/// # Errors
+/// See [`MoveError`]. What was moved stays; the same call goes on with it.
+pub async fn move_store(
+    from: &Path,
+    to: &PostgresAddress,
+    out: &mut impl Write,
+) -> Result<(), MoveError> {
+    if !from.exists() {
+        return Err(MoveError::Missing { path: from.to_owned() });
+    }
+    // Opened as by an aggregator: no other one can be at work on it meanwhile.
+    let old = SqliteStore::open(&SqliteConfig::new(from)).await?;
+    let source = Source::new(&old).await.map_err(MoveError::Read)?;
+    let mut target = Target::open(to, source.store()).await?;
+    let begun = Instant::now();
+    for part in Part::ALL {
+        copy(&source, &mut target, part).await?;
+    }
+    let totals = Totals::of_sqlite(old.reader()).await.map_err(MoveError::Read)?;
+    totals.compare(&target.totals().await?)?;
+    target.finish(source.store()).await?;
+    old.close().await;
+    writeln!(
+        out,
+        "{totals}; both stores agree. Moved in {:.0?}. {to} is store {} now: start the aggregator \
+         with it, and keep {} until you have seen it work",
+        begun.elapsed(),
+        source.store(),
+        from.display()
+    )?;
+    Ok(())
+}
+
+/// Copies what is missing of one part.
+async fn copy(source: &Source<'_>, target: &mut Target, part: Part) -> Result<(), MoveError> {
+    let rows = source.count(part).await.map_err(MoveError::Read)?;
+    let mut done = target.count(part).await?;
+    let mut progress = Progress::new(part, rows, done);
+    let mut cursor = source.after(part, done).await.map_err(MoveError::Read)?;
+    loop {
+        let set = source.next(part, &mut cursor, ROWS).await.map_err(MoveError::Read)?;
+        let size = size(&set);
+        if size == 0 {
+            break;
+        }
+        target.write(&set).await.map_err(|error| MoveError::Write { part: part.name(), error })?;
+        done += size;
+        progress.at(done);
+    }
+    Ok(())
+}
+
+const fn size(set: &ChangeSet) -> u64 {
+    let rows = set.advances.len()
+        + set.new_nodes.len()
+        + set.netns.len()
+        + set.observers.len()
+        + set.flows.len()
+        + set.batches.len()
+        + set.gaps.len();
+    rows as u64
+}
+
+/// Tells how far it is, where that takes a while: a line that is written anew on a terminal, one
+/// now and then elsewhere.
+struct Progress {
+    part: Part,
+    rows: u64,
+    before: u64,
+    begun: Instant,
+    said: Instant,
+}
+
+impl Progress {
+    fn new(part: Part, rows: u64, before: u64) -> Self {
+        if before > 0 {
+            say(&format!("{}: {before} of {rows} are there already\n", part.name()));
+        }
+        let now = Instant::now();
+        Self { part, rows, before, begun: now, said: now }
+    }
+
+    fn at(&mut self, done: u64) {
+        let terminal = std::io::stderr().is_terminal();
+        let every = Duration::from_secs(if terminal { 1 } else { 15 });
+        if self.said.elapsed() < every && done < self.rows {
+            return;
+        }
+        if self.begun.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        self.said = Instant::now();
+        let (name, rows) = (self.part.name(), self.rows);
+        let percent = done.saturating_mul(100).checked_div(rows).unwrap_or(100);
+        let rate = rate(done - self.before, self.begun.elapsed());
+        let line = format!("{name}: {done} of {rows} ({percent} %), {rate} a second");
+        let end = if done >= rows { "\n" } else { "" };
+        say(&if terminal { format!("\r{line}\x1b[K{end}") } else { format!("{line}\n") });
+    }
+}
+
+fn rate(rows: u64, time: Duration) -> u64 {
+    u64::try_from(u128::from(rows) * 1_000 / time.as_millis().max(1)).unwrap_or(u64::MAX)
+}
+
+/// Whoever does not read this misses nothing but this.
+fn say(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes());
+    let _ = stderr.flush();
+}
