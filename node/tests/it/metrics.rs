@@ -5,17 +5,15 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use conntracct_node::metrics::Metrics;
-use daemon::http::{AppState, HttpMetrics, Listener, bind, get};
+use daemon::http::{AppState, Listener, bind, get};
 use daemon::ready::Readiness;
 use prometheus_client::registry::Registry;
 
 #[test]
 fn prometheus_finds_nothing_wrong_with_the_metrics() {
     let metrics = Arc::new(Metrics::default());
-    let http = HttpMetrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
-    http.register(&mut registry);
     let mut listener = Listener {
         addresses: vec!["127.0.0.1:0".parse().unwrap()],
         hosts: Vec::new(),
@@ -24,7 +22,7 @@ fn prometheus_finds_nothing_wrong_with_the_metrics() {
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let bound = runtime.block_on(bind(&listener, http)).unwrap();
+    let bound = runtime.block_on(bind(&listener, metrics.http.clone())).unwrap();
     listener.addresses = bound.addresses();
     let state = AppState {
         registry: Arc::new(registry),
