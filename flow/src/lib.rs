@@ -15,6 +15,7 @@ pub mod count;
 pub mod counters;
 pub mod entry;
 pub mod id;
+pub mod merge;
 pub mod reading;
 pub mod record;
 pub mod table;

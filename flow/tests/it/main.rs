@@ -4,4 +4,6 @@
 extern crate conntracct_flow as flow;
 
 #[cfg(test)]
+mod merge;
+#[cfg(test)]
 mod table;

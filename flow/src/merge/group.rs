@@ -1,0 +1,363 @@
+//! What is counted together: the entries that may be one flow, their growth in time, and what of
+//! it is stored already.
+
+use std::time::Duration;
+
+use super::segment::{Lane, Segment, heaviest};
+use super::view::Observer;
+use super::{EntryRef, Label, ViewId};
+use crate::clock::Span;
+use crate::counters::Counters;
+use crate::units::UnixNanos;
+
+/// When an entry lived, by the aggregator's clock, as far as its records tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Its start, where that is known as a moment.
+    pub start: Option<UnixNanos>,
+    /// It started no earlier than this; `None` where nothing is known.
+    pub after: Option<UnixNanos>,
+    /// No reading of it was taken after this; `None` where its times are unknown: it may have
+    /// lived at any time.
+    pub until: Option<UnixNanos>,
+    /// By how much these may be wrong.
+    pub slack: Duration,
+    /// It has ended, at `until`.
+    pub ended: bool,
+}
+
+impl Life {
+    /// The earliest moment it may have started; `None` is the beginning of time.
+    fn earliest(&self) -> Option<UnixNanos> {
+        self.until?;
+        self.start.or(self.after)
+    }
+
+    /// The latest moment it may have lived; `None` is the end of time.
+    fn latest(&self) -> Option<UnixNanos> {
+        if self.ended { self.until } else { None }
+    }
+
+    /// This life, as `later` word of the same entry has it.
+    pub(super) fn extend(&mut self, later: &Self) {
+        self.start = self.start.or(later.start);
+        self.after = self.after.max(later.after);
+        self.ended |= later.ended;
+        self.until = match (self.until, later.until) {
+            (Some(this), Some(later)) => Some(this.max(later)),
+            _ => None,
+        };
+        self.slack = self.slack.max(later.slack);
+    }
+}
+
+/// An entry in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) entry: EntryRef,
+    pub(super) observer: Observer,
+    pub(super) label: Label,
+    /// Its lane in the group.
+    pub(super) lane: usize,
+    /// Its directions are the group's the other way round.
+    pub(super) flip: bool,
+    /// Both views, where they differ.
+    pub(super) translated: Option<(ViewId, ViewId)>,
+    pub(super) life: Life,
+    /// End of its last growth.
+    pub(super) grown: Option<UnixNanos>,
+}
+
+impl Member {
+    pub(super) fn conflicts(&self, translated: Option<(ViewId, ViewId)>) -> bool {
+        match (self.translated, translated) {
+            (Some((inside, outside)), Some(other)) => (inside == other.0) != (outside == other.1),
+            _ => false,
+        }
+    }
+}
+
+/// One observer's readings of one tuple, in both of the group's directions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Track {
+    /// Whose: observer, zone and inside view.
+    pub(super) key: TrackKey,
+    pub(super) orig: Lane,
+    pub(super) reply: Lane,
+}
+
+/// Entries of equal key cannot live at one time: conntrack keeps one entry a tuple and zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TrackKey {
+    pub(super) observer: Observer,
+    pub(super) zone: u16,
+    pub(super) inside: ViewId,
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) members: Vec<Member>,
+    pub(super) tracks: Vec<Track>,
+    /// Views of the members, and whether the group's direction runs backward along them.
+    pub(super) views: Vec<(ViewId, bool)>,
+    /// C: what is stored of it, in the group's directions.
+    pub(super) counted: Counters,
+    /// It is the union of groups that were counted apart, and has not been counted since.
+    pub(super) apart: bool,
+    /// Labels that were merged into others while apart: what is too much is taken from these.
+    pub(super) absorbed: Vec<Label>,
+    /// Labels that became others and are not written yet.
+    pub(super) aliases: Vec<Alias>,
+}
+
+/// A label that is another one's from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The label that is given up.
+    pub from: Label,
+    /// What it is now.
+    pub to: Label,
+}
+
+/// What a reading counts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// In the directions of the entry that was read.
+    pub counted: Counters,
+    /// What is stored too much since groups that were counted apart turned out to be one, in the
+    /// group's directions: to be taken back in the same change set.
+    pub excess: Counters,
+    /// More is stored than can be, though no groups were merged: counted as nothing, and a reason
+    /// to look.
+    pub fell: bool,
+}
+
+impl Group {
+    /// Whether an entry with this `life` may have lived at the same time as one of the group.
+    pub(super) fn overlaps(&self, life: &Life) -> bool {
+        let slack = self.members.iter().map(|member| member.life.slack).max().unwrap_or_default();
+        let margin = slack.saturating_add(life.slack);
+        let latest = self.members.iter().try_fold(UnixNanos(i64::MIN), |latest, member| {
+            member.life.latest().map(|end| end.max(latest))
+        });
+        let earliest = self.members.iter().try_fold(UnixNanos(i64::MAX), |earliest, member| {
+            member.life.earliest().map(|start| start.min(earliest))
+        });
+        let begins_in_time = match (life.earliest(), latest) {
+            (Some(start), Some(latest)) => start <= latest.plus(margin),
+            _ => true,
+        };
+        let lasts_long_enough = match (life.until, earliest) {
+            (Some(until), Some(earliest)) => until >= earliest.minus(margin),
+            _ => true,
+        };
+        begins_in_time && lasts_long_enough
+    }
+
+    pub(super) fn conflicts(&self, translated: Option<(ViewId, ViewId)>) -> bool {
+        translated.is_some() && self.members.iter().any(|member| member.conflicts(translated))
+    }
+
+    pub(super) fn conflicts_with(&self, other: &Self) -> bool {
+        other.members.iter().any(|member| self.conflicts(member.translated))
+    }
+
+    pub(super) fn has_observer(&self, observer: Observer) -> bool {
+        self.members.iter().any(|member| member.observer == observer)
+    }
+
+    /// How far the start of the nearest entry is from `start`, where both are known.
+    pub(super) fn distance(&self, start: Option<UnixNanos>) -> Option<u64> {
+        let start = start?;
+        let starts = self.members.iter().filter_map(|member| member.life.start);
+        starts.map(|other| other.0.abs_diff(start.0)).min()
+    }
+
+    pub(super) fn member(&self, entry: EntryRef) -> Option<&Member> {
+        self.members.iter().find(|member| member.entry == entry)
+    }
+
+    /// The track with this key, made if there is none.
+    pub(super) fn track(&mut self, key: TrackKey) -> usize {
+        match self.tracks.iter().position(|track| track.key == key) {
+            Some(at) => at,
+            None => {
+                self.tracks.push(Track { key, orig: Lane::default(), reply: Lane::default() });
+                self.tracks.len() - 1
+            }
+        }
+    }
+
+    /// Takes all of `other`, whose directions run against this one's where `turn`.
+    pub(super) fn absorb(&mut self, other: Self, turn: bool) {
+        let apart = !self.counted.is_zero() && !other.counted.is_zero();
+        self.apart |= other.apart || apart;
+        let counted = if turn { turned(other.counted) } else { other.counted };
+        self.counted = self.counted.plus(counted);
+        let mut places = Vec::with_capacity(other.tracks.len());
+        for Track { key, orig, reply } in other.tracks {
+            let (orig, reply) = if turn { (reply, orig) } else { (orig, reply) };
+            let at = self.track(key);
+            places.push(at);
+            if let Some(track) = self.tracks.get_mut(at) {
+                track.orig.absorb(orig);
+                track.reply.absorb(reply);
+            }
+        }
+        for mut member in other.members {
+            member.flip ^= turn;
+            member.lane = places.get(member.lane).copied().unwrap_or_default();
+            self.members.push(member);
+        }
+        for (view, backward) in other.views {
+            if !self.views.iter().any(|(known, _)| *known == view) {
+                self.views.push((view, backward ^ turn));
+            }
+        }
+        self.absorbed.extend(other.absorbed);
+        self.aliases.extend(other.aliases);
+        self.alias_alike();
+    }
+
+    /// Gives entries of different observers that began together one label.
+    fn alias_alike(&mut self) {
+        let mut found = Vec::new();
+        for (at, one) in self.members.iter().enumerate() {
+            for other in self.members.iter().skip(at + 1) {
+                if one.label != other.label
+                    && one.observer != other.observer
+                    && began_together(&one.life, &other.life)
+                {
+                    found.push((one.label.min(other.label), one.label.max(other.label)));
+                }
+            }
+        }
+        for (to, from) in found {
+            self.alias(from, to);
+        }
+    }
+
+    fn alias(&mut self, from: Label, to: Label) {
+        let of = |label| self.members.iter().filter(move |member| member.label == label);
+        // Two entries of one observer are two generations.
+        let generations = of(from).any(|one| of(to).any(|other| one.observer == other.observer));
+        if generations || of(from).next().is_none() || of(to).next().is_none() {
+            return;
+        }
+        for member in &mut self.members {
+            if member.label == from {
+                member.label = to;
+            }
+        }
+        self.aliases.push(Alias { from, to });
+        if self.apart {
+            self.absorbed.push(from);
+        }
+    }
+
+    /// The label of an entry that joins the group; `None` where it is a generation of its own.
+    pub(super) fn label_for(&self, observer: Observer, life: &Life, fresh: bool) -> Option<Label> {
+        let nearest = self
+            .members
+            .iter()
+            .filter(|member| member.observer != observer && began_together(&member.life, life))
+            .min_by_key(|member| {
+                let starts = member.life.start.zip(life.start);
+                starts.map_or(u64::MAX, |(one, other)| one.0.abs_diff(other.0))
+            });
+        if let Some(nearest) = nearest {
+            let has_it =
+                |member: &Member| member.observer == observer && member.label == nearest.label;
+            if !self.members.iter().any(has_it) {
+                return Some(nearest.label);
+            }
+        }
+        if fresh || self.has_observer(observer) {
+            return None;
+        }
+        let live = self.members.iter().filter(|member| !member.life.ended);
+        let latest = live.filter_map(|member| Some((member.grown?, member.label))).max()?;
+        let (grown, label) = latest;
+        let recent = life.earliest().is_none_or(|start| grown >= start.minus(TAKEOVER));
+        recent.then_some(label)
+    }
+
+    /// Counts a reading's growth, in the directions of `entry`.
+    pub(super) fn count(
+        &mut self,
+        entry: EntryRef,
+        growth: Counters,
+        span: Option<Span>,
+        segments: usize,
+    ) -> Counted {
+        let Some(at) = self.members.iter().position(|member| member.entry == entry) else {
+            // Not linked: nobody else's, so all of it counts.
+            return Counted { counted: growth, ..Counted::default() };
+        };
+        let Some(member) = self.members.get_mut(at) else { return Counted::default() };
+        let flip = member.flip;
+        if !growth.is_zero() {
+            member.grown = member.grown.max(span.map(|span| span.until));
+        }
+        let lane = member.lane;
+        let entries = self.members.iter().filter(|member| member.lane == lane).count();
+        let most = segments.saturating_mul(entries.clamp(1, GENERATIONS));
+        let growth = if flip { turned(growth) } else { growth };
+        if let Some(track) = self.tracks.get_mut(lane) {
+            track.orig.push(Segment::new(span, growth.orig));
+            track.reply.push(Segment::new(span, growth.reply));
+        }
+        let total = Counters {
+            orig: heaviest(self.tracks.iter_mut().map(|track| &mut track.orig)),
+            reply: heaviest(self.tracks.iter_mut().map(|track| &mut track.reply)),
+        };
+        if let Some(track) = self.tracks.get_mut(lane) {
+            track.orig.thin(most);
+            track.reply.thin(most);
+        }
+        let fell = self.counted.above(total);
+        let new = total.above(self.counted);
+        let counted = if flip { turned(new) } else { new };
+        let excess = if self.apart { fell } else { Counters::ZERO };
+        self.counted = if self.apart { total } else { self.counted.max(total) };
+        let fell = !self.apart && !fell.is_zero();
+        self.apart = false;
+        Counted { counted, excess, fell }
+    }
+
+    /// Segments kept, of both directions.
+    pub(super) fn segments(&self) -> usize {
+        let of = |track: &Track| track.orig.segments().len() + track.reply.segments().len();
+        self.tracks.iter().map(of).sum()
+    }
+}
+
+/// Whether two entries of different observers are so near in their starts that they are one
+/// generation of a flow.
+fn began_together(one: &Life, other: &Life) -> bool {
+    let (Some(a), Some(b)) = (one.start, other.start) else { return false };
+    let measured = one.slack.saturating_add(other.slack) <= MEASURED;
+    let tolerance = if measured { NEAR } else { NEAR_UNMEASURED };
+    Duration::from_nanos(a.0.abs_diff(b.0)) <= tolerance
+}
+
+/// The same counters with the directions exchanged.
+pub(super) const fn turned(counters: Counters) -> Counters {
+    Counters { orig: counters.reply, reply: counters.orig }
+}
+
+/// The margin between two observers up to which both clocks count as measured.
+const MEASURED: Duration = Duration::from_secs(1);
+
+/// How far apart starts of one generation may lie, clocks measured.
+const NEAR: Duration = Duration::from_secs(1);
+
+/// How far apart they may lie otherwise.
+const NEAR_UNMEASURED: Duration = Duration::from_secs(5);
+
+/// How long before an entry's start another one's last growth may lie for it to be a takeover.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// Entries of one lane whose segments are kept apart; those of more share their room.
+const GENERATIONS: usize = 8;

@@ -1,0 +1,366 @@
+//! Growth in time: what one lane of readings grew by in one direction, and the heaviest chain of
+//! growths that cannot overlap.
+//!
+//! A [`Segment`] says that some packets passed one observer in a closed interval of time. Packets
+//! of two observers may be the same ones, unless their intervals cannot overlap; those of one
+//! lane (one entry after the other of the same tuple on the same host) never are. So what is
+//! certain to have passed is the heaviest chain of segments of which each two are of one lane or
+//! cannot overlap. [`heaviest`] finds it in one pass, and leaves in each segment the weight of
+//! the best chain that ends there: a floor for every later pass, so that segments may be joined
+//! ([`Lane::thin`]) without what was counted ever falling.
+
+use crate::clock::Span;
+use crate::counters::Tally;
+use crate::units::UnixNanos;
+
+/// Growth of one lane in one direction in one interval of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// When; `None` where no clock could be trusted: it then adds to its own lane only.
+    pub span: Option<Span>,
+    /// By how much, each component apart.
+    pub growth: Tally,
+    /// The heaviest chain that ends with it, as far as found yet.
+    pub reach: Tally,
+}
+
+impl Segment {
+    /// A segment that no chain has been found for yet.
+    #[must_use]
+    pub const fn new(span: Option<Span>, growth: Tally) -> Self {
+        Self { span, growth, reach: Tally::new(0, 0) }
+    }
+
+    /// Latest moment it may have ended: an interval that begins no earlier cannot overlap it.
+    fn latest(&self) -> Option<i64> {
+        self.span.map(|span| span.until.plus(span.slack).0)
+    }
+
+    /// Earliest moment it may have begun.
+    fn earliest(&self) -> Option<i64> {
+        let span = self.span?;
+        span.since.map(|since| since.minus(span.slack).0)
+    }
+
+    /// This segment and the next one of its lane as one.
+    fn join(&self, next: &Self) -> Self {
+        let span = next.span.map(|last| match self.span {
+            Some(first) => Span {
+                since: first.since.min(last.since),
+                until: first.until.max(last.until),
+                slack: first.slack.max(last.slack),
+            },
+            // Whenever it was: it was read before the next one.
+            None => Span { since: None, ..last },
+        });
+        Self { span, growth: plus(self.growth, next.growth), reach: max(self.reach, next.reach) }
+    }
+
+    /// The silence between this segment and the next one of its lane, in nanoseconds.
+    fn gap_to(&self, next: &Self) -> i64 {
+        match (self.span, next.span.and_then(|span| span.since)) {
+            (Some(span), Some(since)) => since.diff(span.until).max(0),
+            _ => 0,
+        }
+    }
+}
+
+/// Readings that never show one packet twice: entries of one observer with the same tuple, one
+/// after the other. Segments in the order their readings were taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lane {
+    segments: Vec<Segment>,
+    /// No segment with a time ends earlier than those before it may have ended.
+    over: Option<UnixNanos>,
+}
+
+impl Lane {
+    /// Segments kept, unless told otherwise: more gain nothing measurable.
+    pub const SEGMENTS: usize = 3;
+
+    /// The segments.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Appends a reading's growth; one that grew by nothing tells nothing. Where its time says
+    /// that it ended before the one before it, which was read earlier, it is taken to have ended
+    /// no earlier: bounds may be wider than they need be.
+    pub fn push(&mut self, mut segment: Segment) {
+        if segment.growth == Tally::default() {
+            return;
+        }
+        if let Some(span) = &mut segment.span {
+            if let Some(over) = self.over {
+                span.until = span.until.max(over.minus(span.slack));
+            }
+            self.over = self.over.max(Some(span.until.plus(span.slack)));
+        }
+        self.segments.push(segment);
+    }
+
+    /// Takes the segments of another lane of the same observer and tuple, which stood elsewhere
+    /// because nobody knew that they belong together. Order by time, where times are known.
+    pub fn absorb(&mut self, other: Self) {
+        if self.segments.is_empty() {
+            *self = other;
+            return;
+        }
+        let placed = |segments: &[Segment]| -> Vec<(Key, Segment)> {
+            keys(segments).zip(segments.iter().copied()).collect()
+        };
+        let mut all = placed(&self.segments);
+        all.extend(placed(&other.segments));
+        all.sort_by_key(|(key, _)| *key);
+        self.segments.clear();
+        self.over = None;
+        all.into_iter().for_each(|(_, segment)| self.push(segment));
+    }
+
+    /// Joins neighbours until `most` segments are left: those with the smallest silence between
+    /// them first, the oldest of these first, never the newest segment, and what begins a run of
+    /// growth without silence last of all.
+    pub fn thin(&mut self, most: usize) {
+        while self.segments.len() > most.max(2) {
+            let at = self.least();
+            let next = self.segments.remove(at + 1);
+            if let Some(this) = self.segments.get_mut(at) {
+                *this = this.join(&next);
+            }
+        }
+    }
+
+    /// Which segment is joined to its next one first. There are three at least.
+    fn least(&self) -> usize {
+        let mut least = (i64::MAX, true, 0);
+        let mut begins_run = true;
+        for (at, pair) in self.segments.windows(2).enumerate() {
+            let [this, next] = pair else { continue };
+            if at + 2 == self.segments.len() {
+                break;
+            }
+            let gap = this.gap_to(next);
+            least = least.min((gap, begins_run, at));
+            begins_run = gap > 0;
+        }
+        least.2
+    }
+}
+
+/// A segment's place in the order of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    until: i64,
+    since: i64,
+}
+
+/// The order of one lane's segments among all: their ends, raised so that they never fall; one
+/// without a time stands where the one before it does.
+fn keys(segments: &[Segment]) -> impl Iterator<Item = Key> {
+    let first = Key { until: i64::MIN, since: i64::MIN };
+    segments.iter().scan(first, |last, segment| {
+        if let Some(span) = segment.span {
+            let since = span.since.map_or(i64::MIN, |since| since.0);
+            *last = (*last).max(Key { until: span.until.0, since });
+        }
+        Some(*last)
+    })
+}
+
+/// The weight of the heaviest chain through `lanes`, each component apart.
+///
+/// One pass in the order of [`Key`]: a segment follows only segments that come before it in this
+/// order, so no chain can bite its own tail, whatever times a host sends. O(n log n) for one lane,
+/// O(n^2) in the segments of all otherwise; the caller bounds how many there are.
+pub fn heaviest<'l>(lanes: impl Iterator<Item = &'l mut Lane>) -> Tally {
+    let mut lanes: Vec<&mut Lane> = lanes.collect();
+    if let [lane] = lanes.as_mut_slice() {
+        return alone(lane);
+    }
+    let mut order = Vec::with_capacity(lanes.iter().map(|lane| lane.segments.len()).sum());
+    for (lane, segments) in lanes.iter().enumerate() {
+        order.extend(keys(&segments.segments).enumerate().map(|(at, key)| (key, lane, at)));
+    }
+    order.sort_unstable();
+    // Of segments passed: when they were over, and what ends there; of lanes: what they reached.
+    let mut passed: Vec<(usize, i64, Tally)> = Vec::with_capacity(order.len());
+    let mut reached = vec![Tally::default(); lanes.len()];
+    let mut most = Tally::default();
+    for (_, lane, at) in order {
+        let Some(reached) = reached.get_mut(lane) else { continue };
+        let Some(segment) = lanes.get_mut(lane).and_then(|lane| lane.segments.get_mut(at)) else {
+            continue;
+        };
+        let mut before = *reached;
+        if let Some(earliest) = segment.earliest() {
+            let apart = passed.iter().filter(|(of, over, _)| *of != lane && *over <= earliest);
+            before = apart.fold(before, |before, (_, _, reach)| max(before, *reach));
+        }
+        segment.reach = max(segment.reach, plus(before, segment.growth));
+        *reached = segment.reach;
+        most = max(most, segment.reach);
+        if let Some(over) = segment.latest() {
+            passed.push((lane, over, segment.reach));
+        }
+    }
+    most
+}
+
+/// The pass over a lane that has no other beside it.
+fn alone(lane: &mut Lane) -> Tally {
+    let mut reached = Tally::default();
+    for segment in &mut lane.segments {
+        segment.reach = max(segment.reach, plus(reached, segment.growth));
+        reached = segment.reach;
+    }
+    reached
+}
+
+const fn plus(a: Tally, b: Tally) -> Tally {
+    Tally { packets: a.packets.plus(b.packets), bytes: a.bytes.plus(b.bytes) }
+}
+
+fn max(a: Tally, b: Tally) -> Tally {
+    Tally { packets: a.packets.max(b.packets), bytes: a.bytes.max(b.bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A segment from `since` to `until` seconds, both sure to half a second.
+    fn seconds(since: i64, until: i64, packets: u64) -> Segment {
+        let at = |seconds: i64| UnixNanos(seconds * 1_000_000_000);
+        let slack = Duration::from_millis(250);
+        let span = Span { since: Some(at(since)), until: at(until), slack };
+        Segment::new(Some(span), Tally::new(packets, packets * 100))
+    }
+
+    fn lane(segments: &[Segment]) -> Lane {
+        let mut lane = Lane::default();
+        segments.iter().for_each(|segment| lane.push(*segment));
+        lane
+    }
+
+    fn weight(lanes: &mut [Lane]) -> u64 {
+        let tally = heaviest(lanes.iter_mut());
+        assert_eq!(tally.bytes.get(), tally.packets.get() * 100);
+        tally.packets.get()
+    }
+
+    #[test]
+    fn what_overlaps_is_not_added_and_what_cannot_is() {
+        // A saw all; B, born later, saw a part of the same (X1).
+        let a = lane(&[seconds(55, 66, 4)]);
+        assert_eq!(weight(&mut [a.clone(), lane(&[seconds(63, 70, 2)])]), 4);
+        // A takeover: B's growth begins when A's is over.
+        assert_eq!(weight(&mut [a.clone(), lane(&[seconds(67, 70, 2)])]), 6);
+        // Too near to be sure.
+        assert_eq!(weight(&mut [a, lane(&[seconds(66, 70, 2)])]), 4);
+        // There and back on A's old entry (X5).
+        let a = lane(&[seconds(0, 10, 6), seconds(30, 40, 5)]);
+        assert_eq!(weight(&mut [a, lane(&[seconds(15, 25, 5)])]), 16);
+        assert_eq!(weight(&mut []), 0);
+    }
+
+    #[test]
+    fn one_lane_always_adds_up() {
+        let unknown = Segment::new(None, Tally::new(5, 500));
+        assert_eq!(weight(&mut [lane(&[seconds(5, 9, 1), seconds(1, 3, 2), unknown])]), 8);
+        // Without a time it adds to nobody else's.
+        let b = lane(&[seconds(100, 110, 3)]);
+        assert_eq!(weight(&mut [lane(&[unknown]), b.clone()]), 5);
+        assert_eq!(weight(&mut [lane(&[seconds(0, 1, 1), unknown]), b]), 6);
+    }
+
+    #[test]
+    fn components_are_chains_of_their_own() {
+        let of = |packets, bytes| {
+            let span = seconds(0, 10, 0).span;
+            Segment::new(span, Tally::new(packets, bytes))
+        };
+        let (mut a, mut b) = (lane(&[of(10, 100)]), lane(&[of(5, 900)]));
+        assert_eq!(heaviest([&mut a, &mut b].into_iter()), Tally::new(10, 900));
+    }
+
+    #[test]
+    fn thinning_keeps_silences_and_the_newest() {
+        let mut run = lane(&[
+            seconds(0, 10, 1),
+            seconds(10, 20, 1),
+            seconds(20, 30, 1),
+            seconds(60, 70, 1),
+            seconds(70, 80, 1),
+        ]);
+        run.thin(3);
+        let spans: Vec<(i64, i64, u64)> = run
+            .segments
+            .iter()
+            .map(|segment| {
+                let span = segment.span.unwrap();
+                let since = span.since.unwrap().0 / 1_000_000_000;
+                (since, span.until.0 / 1_000_000_000, segment.growth.packets.get())
+            })
+            .collect();
+        assert_eq!(spans, [(0, 30, 3), (60, 70, 1), (70, 80, 1)]);
+    }
+
+    fn any_segment() -> impl Strategy<Value = Segment> {
+        let span = (0_i64..200, 0_i64..40, 0_u64..4_000).prop_map(|(since, length, slack)| Span {
+            since: (since > 5).then_some(UnixNanos(since * 1_000_000_000)),
+            until: UnixNanos((since + length) * 1_000_000_000),
+            slack: Duration::from_millis(slack),
+        });
+        (prop::option::weighted(0.95, span), 1_u64..100, 1_u64..100)
+            .prop_map(|(span, packets, bytes)| Segment::new(span, Tally::new(packets, bytes)))
+    }
+
+    fn any_lanes() -> impl Strategy<Value = Vec<Lane>> {
+        let segments = prop::collection::vec(any_segment(), 0..8);
+        prop::collection::vec(segments.prop_map(|segments| lane(&segments)), 0..4)
+    }
+
+    proptest! {
+        /// Never more than all growth, never less than the best lane, and the same whatever the
+        /// order of the lanes.
+        #[test]
+        fn bounds_and_order(lanes in any_lanes()) {
+            let total = |lane: &Lane| {
+                lane.segments.iter().fold(Tally::default(), |sum, next| plus(sum, next.growth))
+            };
+            let all = lanes.iter().map(total).fold(Tally::default(), plus);
+            let best = lanes.iter().map(total).fold(Tally::default(), max);
+            let mut backward: Vec<Lane> = lanes.iter().rev().cloned().collect();
+            let mut lanes = lanes;
+            let weight = heaviest(lanes.iter_mut());
+            prop_assert!(weight.packets <= all.packets && weight.bytes <= all.bytes);
+            prop_assert!(weight.packets >= best.packets && weight.bytes >= best.bytes);
+            prop_assert_eq!(heaviest(backward.iter_mut()), weight);
+            // Again changes nothing.
+            prop_assert_eq!(heaviest(lanes.iter_mut()), weight);
+        }
+
+        /// Joining segments leaves the weight as it is, and never makes a later one heavier.
+        #[test]
+        fn thinning_keeps_the_weight(lanes in any_lanes(), more in any_segment(), on in 0_usize..4) {
+            let mut full = lanes;
+            let weight = heaviest(full.iter_mut());
+            let mut thin = full.clone();
+            thin.iter_mut().for_each(|lane| lane.thin(Lane::SEGMENTS));
+            prop_assert!(thin.iter().all(|lane| lane.segments.len() <= Lane::SEGMENTS));
+            prop_assert_eq!(heaviest(thin.iter_mut()), weight);
+            if on < full.len() {
+                full[on].push(more);
+                thin[on].push(more);
+                let (full, thin) = (heaviest(full.iter_mut()), heaviest(thin.iter_mut()));
+                prop_assert!(thin.packets <= full.packets && thin.bytes <= full.bytes);
+                prop_assert!(thin.packets >= weight.packets && thin.bytes >= weight.bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Merging, from outside.
+
+mod examples;
+mod kit;
