@@ -5,6 +5,7 @@
 
 pub mod commit;
 mod decode;
+pub mod hold;
 pub mod intake;
 mod metrics;
 mod outbox;
