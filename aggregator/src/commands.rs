@@ -1,11 +1,13 @@
 //! What each command does: the way from the command line to the rest of the program.
 
 use std::io::{Write, stdout};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use daemon::config::Surroundings;
 use daemon::table::Screen;
 use daemon::version::BUILD;
+use flow::UnixNanos;
 use jiff::Timestamp;
 
 use crate::cli::{Cli, Command};
@@ -80,7 +82,8 @@ async fn ask(command: Command, config: &Config) -> anyhow::Result<()> {
                     config.store
                 );
             };
-            crate::moving::move_store(from.as_ref(), to, &mut out).await?;
+            let now = UnixNanos::default().plus(SystemTime::UNIX_EPOCH.elapsed()?);
+            crate::moving::move_store(from.as_ref(), to, now, &mut out).await?;
         }
         Command::Pki(_) | Command::CheckConfig | Command::CheckHealth(_) | Command::Version => {}
     }

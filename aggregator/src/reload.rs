@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use daemon::config::{ConfigError, chain};
+use daemon::config::{ConfigError, chain, differences};
 use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -90,7 +90,11 @@ impl Reload {
             Ok(loaded) => loaded,
             Err(error) => return done.failed.push(chain(&error)),
         };
-        for key in differences(&self.running, &raw) {
+        let differ = match differences(&self.running, &raw) {
+            Ok(keys) => keys,
+            Err(error) => return done.failed.push(chain(&error)),
+        };
+        for key in differ {
             if key != LEVEL {
                 done.restart.push(key);
                 continue;
@@ -136,34 +140,6 @@ impl Reloaded {
 
 /// The one key that takes effect at once.
 const LEVEL: &str = "log.level";
-
-/// Keys whose values differ, dots between levels, in the order of the alphabet.
-fn differences(before: &RawConfig, after: &RawConfig) -> Vec<String> {
-    let table = |raw: &RawConfig| serde_json::to_value(raw).unwrap_or_default();
-    let mut keys = Vec::new();
-    compare("", &table(before), &table(after), &mut keys);
-    keys.sort_unstable();
-    keys
-}
-
-fn compare(
-    key: &str,
-    before: &serde_json::Value,
-    after: &serde_json::Value,
-    keys: &mut Vec<String>,
-) {
-    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else {
-        if before != after {
-            keys.push(key.to_owned());
-        }
-        return;
-    };
-    for (name, old) in old {
-        let dot = if key.is_empty() { "" } else { "." };
-        let absent = serde_json::Value::Null;
-        compare(&format!("{key}{dot}{name}"), old, new.get(name).unwrap_or(&absent), keys);
-    }
-}
 
 daemon::closed_label! {
     /// How a reload went.
@@ -229,7 +205,7 @@ mod tests {
         let mut after = RawConfig { store: Some("sqlite:/x".to_owned()), ..before.clone() };
         after.limits.nodes = 7;
         after.log.level = "debug".to_owned();
-        assert_eq!(differences(&before, &after), ["limits.nodes", "log.level", "store"]);
-        assert_eq!(differences(&after, &after), Vec::<String>::new());
+        assert_eq!(differences(&before, &after).unwrap(), ["limits.nodes", "log.level", "store"]);
+        assert_eq!(differences(&after, &after).unwrap(), Vec::<String>::new());
     }
 }

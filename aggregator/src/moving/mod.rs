@@ -15,6 +15,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use flow::UnixNanos;
 use thiserror::Error;
 
 use crate::store::postgres::PostgresAddress;
@@ -78,13 +79,15 @@ pub enum MoveError {
     Tell(#[from] std::io::Error),
 }
 
-/// Moves the store at `from` into the database at `to`, and tells `out` how it went.
+/// Moves the store at `from` into the database at `to`, and tells `out` how it went. `now` is the
+/// first day that partitions are made ahead for.
 ///
 /// # Errors
 /// See [`MoveError`]. What was moved stays; the same call goes on with it.
 pub async fn move_store(
     from: &Path,
     to: &PostgresAddress,
+    now: UnixNanos,
     out: &mut impl Write,
 ) -> Result<(), MoveError> {
     if !from.exists() {
@@ -93,7 +96,7 @@ pub async fn move_store(
     // Opened as by an aggregator: no other one can be at work on it meanwhile.
     let old = SqliteStore::open(&SqliteConfig::new(from)).await?;
     let source = Source::new(&old).await.map_err(MoveError::Read)?;
-    let mut target = Target::open(to, source.store()).await?;
+    let mut target = Target::open(to, source.store(), now).await?;
     let begun = Instant::now();
     for part in Part::ALL {
         copy(&source, &mut target, part).await?;

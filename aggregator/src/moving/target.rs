@@ -22,7 +22,11 @@ pub(super) struct Target {
 impl Target {
     /// Makes the tables where there are none, and marks the database as being filled from the
     /// store `from`.
-    pub(super) async fn open(to: &PostgresAddress, from: StoreId) -> Result<Self, MoveError> {
+    pub(super) async fn open(
+        to: &PostgresAddress,
+        from: StoreId,
+        now: UnixNanos,
+    ) -> Result<Self, MoveError> {
         let store = PostgresStore::open_to_fill(to).await?;
         let mut side = session(to).await?;
         let occupied = |what: String| MoveError::Occupied { to: to.to_string(), what };
@@ -51,7 +55,7 @@ impl Target {
             }
         }
         let token = WriterToken(rand::random());
-        store.take_writer(token, UnixNanos::default()).await.map_err(MoveError::Ask)?;
+        store.take_writer(token, now).await.map_err(MoveError::Ask)?;
         Ok(Self { store, side, token })
     }
 

@@ -59,7 +59,7 @@ fn address(server: &Server) -> PostgresAddress {
 
 async fn moved(from: &Path, to: &PostgresAddress) -> Result<String, MoveError> {
     let mut told = Vec::new();
-    move_store(from, to, &mut told).await?;
+    move_store(from, to, unix(100), &mut told).await?;
     Ok(String::from_utf8(told).unwrap())
 }
 
@@ -75,6 +75,9 @@ async fn nodes_go_on_with_the_moved_store_as_if_nothing_had_happened() {
 
     let told = moved(&path, &address(&server)).await.unwrap();
     assert!(told.contains("6001 entries") && told.contains("both stores agree"), "{told}");
+
+    let days = "SELECT count(*) FROM pg_class WHERE relname LIKE 'flow_p1970%'";
+    assert_eq!(server.sql(DATABASE, days).unwrap().trim(), "0", "days that nobody lives in");
 
     let store = PostgresStore::open(&address(&server)).await.unwrap();
     assert_eq!(store.meta().await.unwrap().store, meta.store, "nodes know it by its name");
@@ -102,7 +105,7 @@ async fn an_interrupted_move_goes_on_and_nothing_works_on_half_a_store() {
     let rows = || server.sql(DATABASE, "SELECT count(*) FROM flow").unwrap_or_default();
     {
         let mut told = Vec::new();
-        let mut moving = pin!(move_store(&path, &address, &mut told));
+        let mut moving = pin!(move_store(&path, &address, unix(100), &mut told));
         // Polled until some rows are over, and then never again.
         std::future::poll_fn(|cx| match moving.as_mut().poll(cx) {
             Poll::Ready(done) => panic!("moved before it could be interrupted: {done:?}"),
