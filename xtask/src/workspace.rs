@@ -20,7 +20,9 @@ pub(crate) fn target_dir() -> PathBuf {
     root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// A cargo command in the workspace's root, the same cargo that runs us.
+/// A cargo command in the workspace's root, the same cargo that runs us. It does not see what
+/// that cargo has told us of our own package: build scripts look at it, and everything above ring
+/// would be built anew whenever a person's own cargo command and one of ours take turns.
 pub(crate) fn cargo<I>(arguments: I) -> Command
 where
     I: IntoIterator,
@@ -28,8 +30,18 @@ where
 {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_str().is_some_and(|name| TOLD.iter().any(|told| name.starts_with(told)));
+        if told {
+            command.env_remove(name);
+        }
+    }
     command
 }
+
+/// How variables begin that cargo sets for a program it runs (The Cargo Book, "Environment
+/// variables Cargo sets for crates").
+const TOLD: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// A command as a person would type it.
 pub(crate) fn spell(command: &Command) -> String {
