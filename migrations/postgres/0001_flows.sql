@@ -33,7 +33,8 @@ CREATE TABLE writer (
     last_entry int8 NOT NULL DEFAULT 0,
     last_path  int8 NOT NULL DEFAULT 0,
     last_node  int4 NOT NULL DEFAULT 0,
-    last_netns int4 NOT NULL DEFAULT 0
+    last_netns int4 NOT NULL DEFAULT 0,
+    open_upto  int8 NOT NULL DEFAULT 0  -- entries up to this one are in flow_open, if they are open
 ) WITH (fillfactor = 10);
 
 CREATE TABLE node (
@@ -67,7 +68,7 @@ CREATE TABLE netns (
     UNIQUE (node, boot, inode)
 );
 
--- One conntrack entry as one observer sees it: a row at its first sight, closed at its end.
+-- One conntrack entry as one observer sees it: a row at its first sight, never changed by counting.
 -- Without foreign keys: each would be a look-up a row.
 CREATE TABLE flow_observer (
     entry          int8 NOT NULL PRIMARY KEY,
@@ -78,7 +79,6 @@ CREATE TABLE flow_observer (
     kernel_id      int8 NOT NULL,      -- in its place where there is none, else 0
     start          timestamptz,        -- the stamp as a time, where the clocks confirm it
     seen           timestamptz NOT NULL,  -- receipt of its first record
-    ended          timestamptz,        -- receipt of its last record; NULL = open
     -- What rows that were folded away had counted (raw).
     base_packets_orig  int8 NOT NULL DEFAULT 0,
     base_bytes_orig    int8 NOT NULL DEFAULT 0,
@@ -101,15 +101,33 @@ CREATE TABLE flow_observer (
     nat_src        inet,
     nat_dst        inet,
     base_segments  bytea
-) WITH (fillfactor = 90);
+);
 
--- Identity. The namespace says node and boot; the stamp grows with time, so inserts stay local.
+-- Identity. The namespace says node and boot; the stamp grows with time, so inserts stay local. The
+-- hash stands for the tuple: numbers compare at a fraction of the cost of addresses.
 CREATE UNIQUE INDEX flow_observer_identity ON flow_observer
-    (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone);
-CREATE INDEX flow_observer_view_inside ON flow_observer (view_inside);
-CREATE INDEX flow_observer_view_outside ON flow_observer (view_outside)
-    WHERE view_outside IS NOT NULL;
-CREATE INDEX flow_observer_ended ON flow_observer (ended);
+    (netns, raw_start, kernel_id, view_inside, zone);
+
+-- Ends, in the order they were told: a row that is only ever added costs a quarter of changing the
+-- entry's own, with its indexes. The last word counts; an entry that is open again has none.
+CREATE TABLE flow_end (
+    entry int8 NOT NULL,
+    ended timestamptz NOT NULL  -- receipt of the entry's last record
+);
+
+CREATE INDEX flow_end_entry ON flow_end (entry);
+CREATE INDEX flow_end_ended ON flow_end USING brin (ended);
+
+-- The open ones of the entries up to writer.open_upto, so that who starts need not look at all
+-- that ever ended.
+CREATE TABLE flow_open (
+    entry int8 NOT NULL PRIMARY KEY
+);
+
+-- Entries with their ends.
+CREATE VIEW flow_entry AS
+    SELECT o.*, (SELECT max(e.ended) FROM flow_end e WHERE e.entry = o.entry) AS ended
+    FROM flow_observer o;
 
 -- Rows of flow with an impossible time: kept, counted, in no series.
 CREATE TABLE flow_stray (

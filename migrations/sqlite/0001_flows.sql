@@ -17,9 +17,10 @@ INSERT INTO store_meta (key, value) VALUES ('store_id', lower(hex(randomblob(16)
 -- The one process that may write. Whoever starts takes the row over; a process that finds
 -- another token in it stops.
 CREATE TABLE writer (
-    id    INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    token BLOB NOT NULL,
-    taken INTEGER NOT NULL
+    id        INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    token     BLOB NOT NULL,
+    taken     INTEGER NOT NULL,
+    open_upto INTEGER NOT NULL DEFAULT 0  -- entries up to this one are in flow_open, if open
 ) STRICT;
 
 CREATE TABLE node (
@@ -53,7 +54,7 @@ CREATE TABLE netns (
     UNIQUE (node, boot, inode)
 ) STRICT;
 
--- One conntrack entry as one observer sees it: a row at its first sight, closed at its end.
+-- One conntrack entry as one observer sees it: a row at its first sight, never changed by counting.
 CREATE TABLE flow_observer (
     entry          INTEGER NOT NULL PRIMARY KEY,
     path           INTEGER NOT NULL,  -- the generation of the flow on the network
@@ -79,7 +80,6 @@ CREATE TABLE flow_observer (
     start          INTEGER,           -- the stamp as a time, where the clocks confirm it
     fresh          INTEGER NOT NULL,
     seen           INTEGER NOT NULL,  -- receipt of its first record
-    ended          INTEGER,           -- receipt of its last record; NULL = open
     -- What rows that were folded away had counted (raw), and when that happened.
     base_packets_orig  INTEGER NOT NULL DEFAULT 0,
     base_bytes_orig    INTEGER NOT NULL DEFAULT 0,
@@ -88,13 +88,30 @@ CREATE TABLE flow_observer (
     base_segments      BLOB
 ) STRICT;
 
--- Identity. The namespace says node and boot; the stamp grows with time, so inserts stay local.
+-- Identity. The namespace says node and boot; the stamp grows with time, so inserts stay local. The
+-- hash stands for the tuple: numbers are shorter than addresses.
 CREATE UNIQUE INDEX flow_observer_identity ON flow_observer
-    (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone);
-CREATE INDEX flow_observer_view_inside ON flow_observer (view_inside);
-CREATE INDEX flow_observer_view_outside ON flow_observer (view_outside)
-    WHERE view_outside IS NOT NULL;
-CREATE INDEX flow_observer_ended ON flow_observer (ended);
+    (netns, raw_start, kernel_id, view_inside, zone);
+
+-- Ends, in the order they were told. The last word counts; an entry that is open again has none.
+CREATE TABLE flow_end (
+    entry INTEGER NOT NULL,
+    ended INTEGER NOT NULL  -- receipt of the entry's last record
+) STRICT;
+
+CREATE INDEX flow_end_entry ON flow_end (entry);
+CREATE INDEX flow_end_ended ON flow_end (ended);
+
+-- The open ones of the entries up to writer.open_upto, so that who starts need not look at all
+-- that ever ended.
+CREATE TABLE flow_open (
+    entry INTEGER NOT NULL PRIMARY KEY
+) STRICT;
+
+-- Entries with their ends.
+CREATE VIEW flow_entry AS
+    SELECT o.*, (SELECT max(e.ended) FROM flow_end e WHERE e.entry = o.entry) AS ended
+    FROM flow_observer o;
 
 -- One row a record: what one entry grew by, and when. The plain columns are counted (each flow
 -- once, however many observers saw it), raw_* is what this observer reported, NULL where equal.

@@ -133,7 +133,7 @@ async fn predecessor(server: &testdb::Server, rows: &[FlowRow]) -> Result<f64, F
 /// Whether what is stored is what was sent.
 fn check(server: &testdb::Server, load: &Load) -> Result<(), Failed> {
     let ask = "SELECT count(*), sum(bytes_orig) FROM flow; \
-               SELECT count(*), count(ended) FROM flow_observer";
+               SELECT count(*), count(ended) FROM flow_entry";
     let bytes = load.rows.iter().map(|row| row.counted.orig.bytes.0).sum::<u64>();
     let expected = format!("{}|{bytes}\n{}|{}", load.rows.len(), load.births, load.ends);
     let stored = server.sql(testdb::DATABASE, ask)?;

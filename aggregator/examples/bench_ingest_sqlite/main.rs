@@ -84,7 +84,7 @@ async fn check(store: &SqliteStore, load: &Load) -> Result<(), Failed> {
         .await?;
     let bytes = load.rows.iter().map(|row| row.counted.orig.bytes.0).sum::<u64>();
     let expected = (i64::try_from(load.rows.len())?, i64::try_from(bytes)?);
-    let entries: (i64, i64) = sqlx::query_as("SELECT count(*), count(ended) FROM flow_observer")
+    let entries: (i64, i64) = sqlx::query_as("SELECT count(*), count(ended) FROM flow_entry")
         .fetch_one(store.reader())
         .await?;
     let flows = (i64::try_from(load.births)?, i64::try_from(load.ends)?);

@@ -50,12 +50,12 @@ impl Part {
         }
     }
 
-    /// Its table, in both stores.
+    /// Its table (of entries, a view with their ends), in both stores.
     pub(super) const fn table(self) -> &'static str {
         match self {
             Self::Nodes => "node",
             Self::Namespaces => "netns",
-            Self::Entries => "flow_observer",
+            Self::Entries => "flow_entry",
             Self::Flows => "flow",
             Self::Strays => "flow_stray",
             Self::Batches => "ingest_batch",

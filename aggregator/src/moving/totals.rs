@@ -17,9 +17,9 @@ pub(super) struct Totals(Vec<(&'static str, String)>);
 const SUMS: &[(&str, &str, &str)] = &[
     ("nodes", "node", "count(*)"),
     ("network namespaces", "netns", "count(*)"),
-    ("entries", "flow_observer", "count(*)"),
-    ("ended entries", "flow_observer", "count(ended)"),
-    ("folded bytes", "flow_observer", "sum(base_bytes_orig + base_bytes_reply)"),
+    ("entries", "flow_entry", "count(*)"),
+    ("ended entries", "flow_entry", "count(ended)"),
+    ("folded bytes", "flow_entry", "sum(base_bytes_orig + base_bytes_reply)"),
     ("flow rows", "flow", "count(*)"),
     ("packets there", "flow", "sum(packets_orig)"),
     ("bytes there", "flow", "sum(bytes_orig)"),

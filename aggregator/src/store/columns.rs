@@ -46,12 +46,37 @@ pub(super) const STRAY_FIELDS: &[&str] = &[
     "receipt",
 ];
 
-/// The columns [`observer_row`](super::decode::observer_row) decodes, of `flow_observer AS o`,
-/// first and in this order.
+/// The columns [`observer_row`](super::decode::observer_row) decodes, of `flow_entry AS o`, first
+/// and in this order.
 pub const OBSERVER_COLUMNS: &str = "o.entry, o.path, o.node, o.netns, o.zone, o.proto, o.sport, \
      o.dport, o.src, o.dst, o.nat_sport, o.nat_dport, o.nat_src, o.nat_dst, o.raw_start, \
      o.kernel_id, o.start, o.fresh, o.seen, o.ended, o.base_packets_orig, o.base_bytes_orig, \
      o.base_packets_reply, o.base_bytes_reply";
+
+/// What is loaded of entries: those that are open, or ended at or after `$1`; `o` as in
+/// [`OBSERVER_COLUMNS`].
+pub(super) const LOADED_ENTRIES: &str = "(SELECT f.*, l.ended FROM (\
+     SELECT entry, max(ended) AS ended FROM flow_end WHERE ended >= $1 GROUP BY entry \
+     UNION ALL SELECT entry, NULL FROM flow_open \
+     UNION ALL SELECT entry, NULL FROM flow_observer young \
+     WHERE entry > (SELECT open_upto FROM writer) \
+     AND NOT EXISTS (SELECT 1 FROM flow_end e WHERE e.entry = young.entry)) AS l \
+     JOIN flow_observer f ON f.entry = l.entry) AS o";
+
+/// How far entries may go on from `writer.open_upto` before those of them that are still open are
+/// noted in `flow_open`: as many may have to be looked through at a start.
+pub(super) const OPEN_EVERY: i64 = 131_072;
+
+/// How many of the youngest entries are left out then: most of them end soon.
+pub(super) const OPEN_YOUNG: i64 = 65_536;
+
+/// Notes the open entries after `$1` up to `$2`.
+pub(super) const NOTE_OPEN: &str = "INSERT INTO flow_open (entry) \
+     SELECT entry FROM flow_observer o WHERE entry > $1 AND entry <= $2 \
+     AND NOT EXISTS (SELECT 1 FROM flow_end e WHERE e.entry = o.entry)";
+
+/// Columns of `flow_end`.
+pub(super) const END_FIELDS: &[&str] = &["entry", "ended"];
 
 /// Columns of `gap`.
 pub(crate) const GAP_FIELDS: &[&str] = &[

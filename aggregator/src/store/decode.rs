@@ -127,7 +127,7 @@ pub fn flow_row<R: Cells>(row: &R) -> Result<FlowRow, StoreError> {
     })
 }
 
-/// An entry of `flow_observer AS o`; see [`OBSERVER_COLUMNS`](super::columns::OBSERVER_COLUMNS).
+/// An entry of `flow_entry AS o`; see [`OBSERVER_COLUMNS`](super::columns::OBSERVER_COLUMNS).
 ///
 /// # Errors
 /// When a value is out of its range.

@@ -257,7 +257,7 @@ impl State {
             netns: contents.netns.clone(),
             heard: heard.into_iter().collect(),
             observers: rows.clone().filter(kept).copied().collect(),
-            forgotten: rows.clone().filter(|row| !kept(row)).filter_map(|row| row.ended).max(),
+            forgotten: rows.clone().any(|row| !kept(&row)).then_some(ended_from),
             ids: LastIds {
                 node: contents.nodes.keys().copied().max().unwrap_or_default(),
                 netns: contents.netns.iter().map(|row| row.netns).max().unwrap_or_default(),

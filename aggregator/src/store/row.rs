@@ -314,6 +314,15 @@ pub struct ChangeSet {
     pub gaps: Vec<GapRow>,
 }
 
+impl ChangeSet {
+    /// All ends in it, those of entries seen first among them.
+    #[must_use]
+    pub fn all_ends(&self) -> Vec<EndedEntry> {
+        let own = |row: &ObserverRow| Some(EndedEntry { entry: row.entry, at: row.ended? });
+        self.observers.iter().filter_map(own).chain(self.ended.iter().copied()).collect()
+    }
+}
+
 /// The last numbers given out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LastIds {
@@ -341,7 +350,8 @@ pub struct Loaded {
     /// Receipt of each node's last frame with an interval; nodes of which the history of frames
     /// has nothing left are missing.
     pub heard: Vec<(NodeNo, UnixNanos)>,
-    /// No entry that was not loaded was first seen after this; `None` where all were loaded.
+    /// No entry that was not loaded was first seen after this; `None` where all were loaded. Of
+    /// those that ended before the moment asked for, that moment.
     pub forgotten: Option<UnixNanos>,
     /// The last numbers given out.
     pub ids: LastIds,

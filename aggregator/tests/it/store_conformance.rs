@@ -108,6 +108,7 @@ conformance!(
     keeps_many_rows,
     loads_open_and_recently_ended_entries,
     closes_and_reopens_entries_without_frames,
+    knows_the_open_ones_of_very_many_entries,
     knows_when_each_node_was_heard,
     lists_gaps,
     moves_several_epochs_together_or_not_at_all,
@@ -289,10 +290,10 @@ async fn loads_open_and_recently_ended_entries<S: Subject>(subject: &S) {
     assert_eq!(all.epochs[0].last_gap, Some(at(200)));
     assert_eq!(all.epochs[0].committed, Seq(3));
     let some = store.load(at(101)).await.unwrap();
-    assert_eq!((entries(&some), some.forgotten), (vec![2, 3, 4], Some(at(100))));
+    assert_eq!((entries(&some), some.forgotten), (vec![2, 3, 4], Some(at(101))));
     assert_eq!(some.observers[0].ended, Some(at(200)));
     let open = store.load(at(201)).await.unwrap();
-    assert_eq!((entries(&open), open.forgotten), (vec![3, 4], Some(at(200))));
+    assert_eq!((entries(&open), open.forgotten), (vec![3, 4], Some(at(201))));
     assert_eq!(open.ids.entry, EntryNo(4), "numbers go on whatever is loaded");
 }
 
@@ -314,6 +315,38 @@ async fn closes_and_reopens_entries_without_frames<S: Subject>(subject: &S) {
     assert_eq!(ends, [None, Some(at(100)), None]);
     store.take_writer(WriterToken([9; 16]), at(1)).await.unwrap();
     assert_eq!(store.commit(TOKEN, &close).await, Err(CommitError::OtherWriter));
+}
+
+async fn knows_the_open_ones_of_very_many_entries<S: Subject>(subject: &S) {
+    let store = opened(subject).await;
+    let ended = |entry| EndedEntry { entry: EntryNo(entry), at: at(100) };
+    let close = |entries: &[i64]| ChangeSet {
+        ended: entries.iter().copied().map(ended).collect(),
+        ..ChangeSet::default()
+    };
+    let mut first = first_set(1..=6);
+    first.observers[0].ended = Some(at(50));
+    store.commit(TOKEN, &first).await.unwrap();
+    store.commit(TOKEN, &close(&[2])).await.unwrap();
+    // So many later that what is open of the first ones is noted; twice.
+    for entry in [200_001, 400_001] {
+        let later = ChangeSet { observers: vec![observer(entry)], ..ChangeSet::default() };
+        store.commit(TOKEN, &later).await.unwrap();
+    }
+    let reopened = vec![EntryNo(1), EntryNo(3)];
+    store.commit(TOKEN, &close(&[3, 4, 200_001])).await.unwrap();
+    store.commit(TOKEN, &ChangeSet { reopened, ..ChangeSet::default() }).await.unwrap();
+    let store = subject.reopened(store).await;
+    let loaded = |all: Loaded| {
+        let ends = all.observers.into_iter().map(|row| (row.entry.0, row.ended));
+        ends.collect::<Vec<_>>()
+    };
+    let open = [(1, None), (3, None), (5, None), (6, None), (400_001, None)];
+    assert_eq!(loaded(store.load(at(101)).await.unwrap()), open);
+    let mut all = open.to_vec();
+    all.extend([2, 4, 200_001].map(|entry| (entry, Some(at(100)))));
+    all.sort_unstable();
+    assert_eq!(loaded(store.load(at(100)).await.unwrap()), all);
 }
 
 async fn knows_when_each_node_was_heard<S: Subject>(subject: &S) {

@@ -24,7 +24,7 @@ const SUMS: &str = "
     FROM flow_observer o JOIN node n ON n.id = o.node JOIN flow_all f ON f.entry = o.entry
     GROUP BY 1, 2, 3, 4, 5";
 
-const OPEN: &str = "SELECT count(*) FROM flow_observer WHERE ended IS NULL";
+const OPEN: &str = "SELECT count(*) FROM flow_entry WHERE ended IS NULL";
 
 impl Stored {
     pub(super) fn read(database: &testdb::Server) -> Result<Self> {

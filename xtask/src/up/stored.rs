@@ -115,7 +115,8 @@ pub(crate) fn read(place: &Place, node: &str) -> Result<Stored> {
         "SELECT o.proto, {} AS src, {} AS dst, o.sport, o.dport, o.zone,
                 o.raw_start AS start, {sums},
                 COALESCE(MAX(CASE WHEN f.flags & {UNSEEN} != 0 THEN 1 ELSE 0 END), 0) AS unseen,
-                CASE WHEN o.ended IS NOT NULL THEN 1 ELSE 0 END AS ended
+                CASE WHEN EXISTS (SELECT 1 FROM flow_end e WHERE e.entry = o.entry)
+                     THEN 1 ELSE 0 END AS ended
          FROM flow_observer o
          LEFT JOIN flow_all f ON f.entry = o.entry
          JOIN node n ON n.id = o.node
@@ -235,14 +236,15 @@ mod tests {
         INSERT INTO node VALUES (1, 'gw1', x'00', 0), (2, 'gw2', x'00', 0);
         INSERT INTO netns VALUES (1, 1, 5, x'00'), (2, 2, 6, x'00');
         INSERT INTO flow_observer (entry, path, node, netns, zone, family, proto, sport, dport,
-                src, dst, view_inside, raw_start, kernel_id, fresh, seen, ended,
+                src, dst, view_inside, raw_start, kernel_id, fresh, seen,
                 base_packets_orig, base_bytes_orig)
-            VALUES (1, 1, 1, 1, 0, 2, 17, 10, 53, x'0a000001', x'0a000002', 0, 111, 0, 0, 0, 9,
+            VALUES (1, 1, 1, 1, 0, 2, 17, 10, 53, x'0a000001', x'0a000002', 0, 111, 0, 0, 0,
                     0, 0),
                    (2, 2, 1, 1, 0, 2, 17, 11, 53, x'0a000001', x'0a000002', 0, 222, 0, 0, 0,
-                    NULL, 7, 700),
-                   (3, 1, 2, 2, 0, 2, 17, 10, 53, x'0a000001', x'0a000002', 0, 111, 0, 0, 0, 9,
+                    7, 700),
+                   (3, 1, 2, 2, 0, 2, 17, 10, 53, x'0a000001', x'0a000002', 0, 111, 0, 0, 0,
                     0, 0);
+        INSERT INTO flow_end VALUES (1, 9), (3, 9);
         CREATE TEMP TABLE r (entry, p, b, rp, rb, flags);
         INSERT INTO r VALUES (1, 2, 200, NULL, NULL, 0), (1, 0, 0, 3, 300, 0x90000),
                              (3, 5, 500, NULL, NULL, 0);
@@ -291,14 +293,15 @@ mod tests {
         INSERT INTO node SELECT n, 'gw' || n, repeat('00', 16)::uuid, now()
             FROM generate_series(1, 2) n;
         INSERT INTO flow_observer (entry, path, node, netns, zone, family, proto, sport, dport,
-                src, dst, view_inside, raw_start, kernel_id, fresh, seen, ended,
+                src, dst, view_inside, raw_start, kernel_id, fresh, seen,
                 base_packets_orig, base_bytes_orig)
             VALUES (1, 1, 1, 1, 0, 2, 17, 10, 53, '10.0.0.1', '10.0.0.2', 0, 111, 0, false, now(),
-                    now(), 0, 0),
+                    0, 0),
                    (2, 2, 1, 1, 0, 2, 17, 11, 53, '10.0.0.1', '10.0.0.2', 0, 222, 0, false, now(),
-                    NULL, 7, 700),
+                    7, 700),
                    (3, 1, 2, 2, 0, 2, 17, 10, 53, '10.0.0.1', '10.0.0.2', 0, 111, 0, false, now(),
-                    now(), 0, 0);
+                    0, 0);
+        INSERT INTO flow_end VALUES (1, now()), (3, now());
         INSERT INTO flow SELECT now(), NULL, NULL, 1, entry, b, 0, p, 0, rb, NULL, rp, NULL, 1, 0,
                 NULL, 1, 1, 0, 10, 53, NULL, NULL, flags, 2, 17, 0, '10.0.0.1', '10.0.0.2',
                 NULL, NULL

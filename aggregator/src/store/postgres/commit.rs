@@ -20,6 +20,7 @@ use super::error::{Meaning, meaning, refused};
 use super::partition::Day;
 use super::tables::{self, SEQ_RANGE, Table};
 use super::value::{Name, Time};
+use crate::store::columns::{NOTE_OPEN, OPEN_EVERY, OPEN_YOUNG};
 use crate::store::decode::{self, Cells};
 use crate::store::row::{
     ChangeSet, EndedEntry, EntryNo, EpochAdvance, FlowRow, FrameName, NodeNo, WriterToken,
@@ -95,7 +96,7 @@ async fn commit(
     let written = tokio::time::timeout(TRANSACTION, write(connection, token, expected, set)).await;
     let written = written.unwrap_or_else(|_elapsed| Err(silent()));
     match written {
-        Ok(Written { transaction, commits }) => {
+        Ok(Written { transaction, commits, .. }) => {
             // From here on the outcome is unknown until the server answers, also to whoever
             // comes after a caller that gave up.
             slot.doubt = Some(transaction);
@@ -165,6 +166,10 @@ struct Written {
     transaction: Transaction,
     /// The store's number for it, counted by the writer's row.
     commits: i64,
+    /// The last entry there is, those of this transaction among them.
+    last_entry: EntryNo,
+    /// Entries up to this one are noted, where they are open.
+    open_upto: EntryNo,
 }
 
 /// Everything but COMMIT. Where the row of the writer has not counted as many transactions as it
@@ -183,7 +188,7 @@ async fn write(
     copy(connection, tables::NODE, &set.new_nodes, tables::node, |_| None).await?;
     switch_nodes(connection, set).await?;
     move_on(connection, &set.advances).await?;
-    insert_rows(connection, set).await?;
+    insert_rows(connection, &written, set).await?;
     Ok(written)
 }
 
@@ -200,7 +205,7 @@ async fn hold_writer(
         "UPDATE writer SET commits = commits + 1, last_entry = greatest(last_entry, $2), \
          last_path = greatest(last_path, $3), last_node = greatest(last_node, $4), \
          last_netns = greatest(last_netns, $5) WHERE id = 1 AND token = $1 \
-         RETURNING pg_current_xact_id()::text, commits",
+         RETURNING pg_current_xact_id()::text, commits, last_entry, open_upto",
     )
     .bind(Name(token.0))
     .bind(set.observers.iter().map(|row| row.entry.0).max().unwrap_or_default())
@@ -210,9 +215,12 @@ async fn hold_writer(
     .fetch_optional(connection)
     .await?;
     match held {
-        Some(row) => {
-            Ok(Written { transaction: Transaction(row.try_get(0)?), commits: row.try_get(1)? })
-        }
+        Some(row) => Ok(Written {
+            transaction: Transaction(row.try_get(0)?),
+            commits: row.try_get(1)?,
+            last_entry: EntryNo(row.try_get(2)?),
+            open_upto: EntryNo(row.try_get(3)?),
+        }),
         None => Err(CommitError::OtherWriter.into()),
     }
 }
@@ -312,13 +320,18 @@ fn statement(sql: &'static str, advances: &[&EpochAdvance]) -> Result<Query<'sta
         ))
 }
 
-async fn insert_rows(connection: &mut PgConnection, set: &ChangeSet) -> Result<(), Refusal> {
+async fn insert_rows(
+    connection: &mut PgConnection,
+    written: &Written,
+    set: &ChangeSet,
+) -> Result<(), Refusal> {
     let frame = |index: u32| usize::try_from(index).ok().and_then(|at| set.frames.get(at)).copied();
     copy(connection, tables::NETNS, &set.netns, tables::netns, |_| None).await?;
     let of = |row: &crate::store::row::ObserverRow| frame(row.frame);
     copy(connection, tables::OBSERVER, &set.observers, tables::observer, of).await?;
-    end_entries(connection, &set.ended).await?;
-    reopen_entries(connection, &set.reopened).await?;
+    end_entries(connection, written.open_upto, &set.all_ends()).await?;
+    reopen_entries(connection, written.open_upto, &set.reopened).await?;
+    note_open(connection, written).await?;
     let of = |row: &FlowRow| frame(row.frame);
     if set.flows.iter().any(|row| row.stray.is_some()) {
         let (strays, normal): (Vec<FlowRow>, Vec<FlowRow>) =
@@ -332,37 +345,50 @@ async fn insert_rows(connection: &mut PgConnection, set: &ChangeSet) -> Result<(
     copy(connection, tables::GAP, &set.gaps, tables::gap, |row| Some(row.name)).await
 }
 
+/// Writes ends. Entries that are noted as open are so no longer.
 async fn end_entries(
     connection: &mut PgConnection,
+    open_upto: EntryNo,
     ended: &[EndedEntry],
-) -> Result<(), sqlx::Error> {
-    if ended.is_empty() {
-        return Ok(());
-    }
-    query(
-        "UPDATE flow_observer AS o SET ended = new.ended \
-         FROM unnest($1::int8[], $2::timestamptz[]) AS new (entry, ended) \
-         WHERE o.entry = new.entry",
-    )
-    .bind(ended.iter().map(|ended| ended.entry.0).collect::<Vec<_>>())
-    .bind(ended.iter().map(|ended| Time(ended.at)).collect::<Vec<_>>())
-    .execute(connection)
-    .await
-    .map(|_done| ())
+) -> Result<(), Refusal> {
+    copy(connection, tables::END, ended, tables::end, |_| None).await?;
+    let noted = ended.iter().map(|ended| ended.entry).filter(|entry| *entry <= open_upto);
+    with_entries(connection, "DELETE FROM flow_open WHERE entry = ANY ($1)", noted).await
 }
 
 async fn reopen_entries(
     connection: &mut PgConnection,
+    open_upto: EntryNo,
     reopened: &[EntryNo],
-) -> Result<(), sqlx::Error> {
-    if reopened.is_empty() {
+) -> Result<(), Refusal> {
+    let all = || reopened.iter().copied();
+    with_entries(connection, "DELETE FROM flow_end WHERE entry = ANY ($1)", all()).await?;
+    let note = "INSERT INTO flow_open SELECT unnest($1::int8[]) ON CONFLICT DO NOTHING";
+    with_entries(connection, note, all().filter(|entry| *entry <= open_upto)).await
+}
+
+async fn with_entries(
+    connection: &mut PgConnection,
+    sql: &'static str,
+    entries: impl Iterator<Item = EntryNo>,
+) -> Result<(), Refusal> {
+    let entries: Vec<i64> = entries.map(|entry| entry.0).collect();
+    if !entries.is_empty() {
+        query(sql).bind(entries).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Notes which of the older entries are open, once there are many that were not looked at.
+async fn note_open(connection: &mut PgConnection, written: &Written) -> Result<(), Refusal> {
+    let Written { last_entry, open_upto, .. } = written;
+    if last_entry.0 - open_upto.0 < OPEN_EVERY {
         return Ok(());
     }
-    query("UPDATE flow_observer SET ended = NULL WHERE entry = ANY ($1)")
-        .bind(reopened.iter().map(|entry| entry.0).collect::<Vec<_>>())
-        .execute(connection)
-        .await
-        .map(|_done| ())
+    let upto = last_entry.0 - OPEN_YOUNG;
+    query(NOTE_OPEN).bind(open_upto.0).bind(upto).execute(&mut *connection).await?;
+    query("UPDATE writer SET open_upto = $1 WHERE id = 1").bind(upto).execute(connection).await?;
+    Ok(())
 }
 
 /// Bytes of rows that are sent in one go, while the server takes in those before them.

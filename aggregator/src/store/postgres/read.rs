@@ -7,10 +7,10 @@ use sqlx::{AssertSqlSafe, Postgres, Row, query};
 
 use super::error::store_error;
 use super::value::{Address, Name, Time};
-use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, OBSERVER_COLUMNS};
+use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, LOADED_ENTRIES, OBSERVER_COLUMNS};
 use crate::store::decode::{self, Cells};
 use crate::store::row::{
-    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
+    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo, view_hash,
 };
 use crate::store::{Progress, StoreError};
 
@@ -50,17 +50,15 @@ pub(super) async fn load(
     let netns = query("SELECT id, node, inode, boot FROM netns ORDER BY id");
     let netns = all(connection, netns, decode::netns_row).await?;
     let observers = put(format!(
-        "SELECT {OBSERVER_COLUMNS} FROM flow_observer o WHERE o.ended IS NULL OR o.ended >= $1 \
-         ORDER BY o.entry DESC LIMIT $2"
+        "SELECT {OBSERVER_COLUMNS} FROM {LOADED_ENTRIES} ORDER BY o.entry DESC LIMIT $2"
     ));
     let observers = observers.bind(Time(ended_from)).bind(i64::from(most));
     let mut observers = all(connection, observers, decode::observer_row).await?;
     observers.reverse();
     let heard = all(connection, query(HEARD), decode::heard_row).await?;
-    let forgotten = query("SELECT max(ended) FROM flow_observer WHERE ended < $1");
-    let forgotten = forgotten.bind(Time(ended_from));
-    let forgotten = all(connection, forgotten, |row| row.time_or_null(0)).await?;
-    let mut forgotten = forgotten.into_iter().next().flatten();
+    let older = query("SELECT 1 FROM flow_end WHERE ended < $1 LIMIT 1").bind(Time(ended_from));
+    let older = all(connection, older, |row| row.int_or_null(0)).await?;
+    let mut forgotten = older.first().map(|_row| ended_from);
     let full = u32::try_from(observers.len()).is_ok_and(|loaded| loaded >= most);
     if let Some(first) = observers.first().filter(|_| full) {
         // When the last entry before the first one loaded was seen first: both only grow.
@@ -127,13 +125,14 @@ pub(super) async fn find(
     for chunk in identities.chunks(FIND) {
         // One look into the index for each.
         let text = format!(
-            "SELECT {OBSERVER_COLUMNS} FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int2[], \
-             $5::int4[], $6::int4[], $7::inet[], $8::inet[], $9::int4[]) AS w \
-             (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone) \
-             CROSS JOIN LATERAL (SELECT * FROM flow_observer f WHERE f.netns = w.netns \
-             AND f.raw_start = w.raw_start AND f.kernel_id = w.kernel_id AND f.proto = w.proto \
+            "SELECT {OBSERVER_COLUMNS} FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[], \
+             $5::int4[], $6::int2[], $7::int4[], $8::int4[], $9::inet[], $10::inet[]) AS w \
+             (netns, raw_start, kernel_id, view, zone, proto, sport, dport, src, dst) \
+             CROSS JOIN LATERAL (SELECT * FROM flow_entry f WHERE f.netns = w.netns \
+             AND f.raw_start = w.raw_start AND f.kernel_id = w.kernel_id \
+             AND f.view_inside = w.view AND f.zone = w.zone AND f.proto = w.proto \
              AND f.sport = w.sport AND f.dport = w.dport AND f.src = w.src AND f.dst = w.dst \
-             AND f.zone = w.zone LIMIT 1) AS o"
+             LIMIT 1) AS o"
         );
         let births = chunk.iter().map(|identity| match identity.birth {
             // Stamps beyond the column's range are never stored, and a negative one finds nothing.
@@ -146,12 +145,13 @@ pub(super) async fn find(
             .bind(chunk.iter().map(|identity| identity.netns.0).collect::<Vec<_>>())
             .bind(starts)
             .bind(ids)
+            .bind(tuples().map(view_hash).collect::<Vec<_>>())
+            .bind(chunk.iter().map(|identity| i32::from(identity.zone.0)).collect::<Vec<_>>())
             .bind(tuples().map(|tuple| i16::from(tuple.proto.0)).collect::<Vec<_>>())
             .bind(tuples().map(|tuple| i32::from(tuple.sport)).collect::<Vec<_>>())
             .bind(tuples().map(|tuple| i32::from(tuple.dport)).collect::<Vec<_>>())
             .bind(tuples().map(|tuple| Address(tuple.src)).collect::<Vec<_>>())
-            .bind(tuples().map(|tuple| Address(tuple.dst)).collect::<Vec<_>>())
-            .bind(chunk.iter().map(|identity| i32::from(identity.zone.0)).collect::<Vec<_>>());
+            .bind(tuples().map(|tuple| Address(tuple.dst)).collect::<Vec<_>>());
         found.extend(all(connection, wanted, decode::observer_row).await?);
     }
     Ok(found)

@@ -3,8 +3,10 @@
 use flow::{Birth, Counters, Tuple};
 
 use super::copy::{DoesNotFit, Encoder};
-use crate::store::columns::{FLOW_FIELDS, GAP_FIELDS, STRAY_FIELDS};
-use crate::store::row::{BatchRow, FlowRow, GapRow, NetnsRow, NodeRow, ObserverRow, view_hash};
+use crate::store::columns::{END_FIELDS, FLOW_FIELDS, GAP_FIELDS, STRAY_FIELDS};
+use crate::store::row::{
+    BatchRow, EndedEntry, FlowRow, GapRow, NetnsRow, NodeRow, ObserverRow, view_hash,
+};
 
 /// A table as rows are copied into it.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,6 @@ pub(super) const OBSERVER: Table = Table {
         "kernel_id",
         "start",
         "seen",
-        "ended",
         "node",
         "netns",
         "zone",
@@ -81,7 +82,6 @@ pub(super) fn observer(out: &mut Encoder, row: &ObserverRow) -> Result<(), DoesN
     out.int8(id);
     out.time_or_null(row.start);
     out.time(row.seen);
-    out.time_or_null(row.ended);
     out.int4(row.node.0);
     out.int4(row.netns.0);
     out.int4(row.zone.0);
@@ -90,6 +90,14 @@ pub(super) fn observer(out: &mut Encoder, row: &ObserverRow) -> Result<(), DoesN
     out.int2(inside.proto.0);
     out.flag(row.fresh);
     addresses(out, inside, outside);
+    Ok(())
+}
+
+pub(super) const END: Table = Table { name: "flow_end", columns: END_FIELDS };
+
+pub(super) fn end(out: &mut Encoder, row: &EndedEntry) -> Result<(), DoesNotFit> {
+    out.int8(row.entry.0);
+    out.time(row.at);
     Ok(())
 }
 

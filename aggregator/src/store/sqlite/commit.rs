@@ -9,10 +9,11 @@ use wire::frame::Digest;
 
 use super::insert::{Binds, DoesNotFit, InsertError, Table, json};
 use super::tables::{
-    BATCH, FLOW, GAP, NETNS, NODE, OBSERVER, SEQ_RANGE, STRAY, bind_batch, bind_flow, bind_gap,
-    bind_netns, bind_node, bind_observer, bind_stray,
+    BATCH, END, FLOW, GAP, NETNS, NODE, OBSERVER, SEQ_RANGE, STRAY, bind_batch, bind_end,
+    bind_flow, bind_gap, bind_netns, bind_node, bind_observer, bind_stray,
 };
 use super::{Inner, Meaning, meaning, store_error};
+use crate::store::columns::{NOTE_OPEN, OPEN_EVERY, OPEN_YOUNG};
 use crate::store::row::{
     ChangeSet, EndedEntry, EntryNo, EpochAdvance, FlowRow, FrameName, WriterToken,
 };
@@ -29,12 +30,15 @@ impl Inner {
             Some(connection) => connection,
             None => self.connect().await.map_err(|error| store_error(&error))?,
         };
-        sqlx::query("INSERT OR REPLACE INTO writer (id, token, taken) VALUES (1, ?, ?)")
-            .bind(token.0.to_vec())
-            .bind(now.micros_floor())
-            .execute(&mut connection)
-            .await
-            .map_err(|error| store_error(&error))?;
+        sqlx::query(
+            "INSERT INTO writer (id, token, taken) VALUES (1, ?, ?) \
+             ON CONFLICT (id) DO UPDATE SET token = excluded.token, taken = excluded.taken",
+        )
+        .bind(token.0.to_vec())
+        .bind(now.micros_floor())
+        .execute(&mut connection)
+        .await
+        .map_err(|error| store_error(&error))?;
         *slot = Some(connection);
         Ok(())
     }
@@ -86,12 +90,12 @@ async fn transaction(
     set: &ChangeSet,
 ) -> Result<(), CommitError> {
     execute(connection, "BEGIN IMMEDIATE").await.map_err(|error| unavailable(&error))?;
-    check_writer(connection, token).await?;
+    let open_upto = check_writer(connection, token).await?;
     insert_nodes(connection, set).await?;
     for advance in &set.advances {
         move_on(connection, advance).await?;
     }
-    insert_rows(connection, set).await?;
+    insert_rows(connection, open_upto, set).await?;
     execute(connection, "COMMIT").await.map_err(|error| match meaning(&error) {
         Meaning::Away(text) | Meaning::Data(text) => CommitError::Unknown(text),
     })
@@ -101,19 +105,18 @@ async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> Result
     sqlx::query(sql).execute(connection).await.map(|_done| ())
 }
 
+/// Up to which entry those that are open are noted, if `token` may write.
 async fn check_writer(
     connection: &mut SqliteConnection,
     token: WriterToken,
-) -> Result<(), CommitError> {
-    let found: Option<Vec<u8>> = sqlx::query_scalar("SELECT token FROM writer WHERE id = 1")
-        .fetch_optional(connection)
-        .await
-        .map_err(|error| unavailable(&error))?;
-    if found.as_deref() == Some(token.0.as_slice()) {
-        Ok(())
-    } else {
-        Err(CommitError::OtherWriter)
-    }
+) -> Result<EntryNo, CommitError> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT open_upto FROM writer WHERE id = 1 AND token = ?")
+            .bind(token.0.to_vec())
+            .fetch_optional(connection)
+            .await
+            .map_err(|error| unavailable(&error))?;
+    found.map(EntryNo).ok_or(CommitError::OtherWriter)
 }
 
 async fn insert_nodes(
@@ -192,13 +195,15 @@ async fn committed(
 
 async fn insert_rows(
     connection: &mut SqliteConnection,
+    open_upto: EntryNo,
     set: &ChangeSet,
 ) -> Result<(), CommitError> {
     let frame = |index: u32| usize::try_from(index).ok().and_then(|at| set.frames.get(at)).copied();
     insert(connection, &NETNS, &set.netns, bind_netns, |_| None).await?;
     insert(connection, &OBSERVER, &set.observers, bind_observer, |row| frame(row.frame)).await?;
-    end_entries(connection, &set.ended).await?;
-    reopen_entries(connection, &set.reopened).await?;
+    end_entries(connection, open_upto, &set.all_ends()).await?;
+    reopen_entries(connection, open_upto, &set.reopened).await?;
+    note_open(connection, open_upto, set).await?;
     if set.flows.iter().any(|row| row.stray.is_some()) {
         let is_stray = |row: &FlowRow| row.stray.is_some();
         let (strays, normal): (Vec<FlowRow>, Vec<FlowRow>) =
@@ -212,41 +217,60 @@ async fn insert_rows(
     insert(connection, &GAP, &set.gaps, bind_gap, |row| Some(row.name)).await
 }
 
-/// Closes entries, one statement for each receipt: those of one frame.
+/// Writes ends. Entries that are noted as open are so no longer.
 async fn end_entries(
     connection: &mut SqliteConnection,
+    open_upto: EntryNo,
     ended: &[EndedEntry],
 ) -> Result<(), CommitError> {
-    for same in ended.chunk_by(|a, b| a.at == b.at) {
-        let Some(EndedEntry { at, .. }) = same.first() else { continue };
-        let entries = json(same.iter().map(|ended| ended.entry));
-        sqlx::query(
-            "UPDATE flow_observer SET ended = ? WHERE entry IN (SELECT value FROM json_each(?))",
-        )
-        .bind(at.micros_floor())
-        .bind(entries)
-        .execute(&mut *connection)
-        .await
-        .map_err(|error| unavailable(&error))?;
-    }
-    Ok(())
+    insert(connection, &END, ended, bind_end, |_| None).await?;
+    let noted = ended.iter().map(|ended| ended.entry).filter(|entry| *entry <= open_upto).collect();
+    let forget = "DELETE FROM flow_open WHERE entry IN (SELECT value FROM json_each(?))";
+    with_entries(connection, forget, noted).await
 }
 
 async fn reopen_entries(
     connection: &mut SqliteConnection,
+    open_upto: EntryNo,
     reopened: &[EntryNo],
 ) -> Result<(), CommitError> {
-    if reopened.is_empty() {
+    let open = "DELETE FROM flow_end WHERE entry IN (SELECT value FROM json_each(?))";
+    with_entries(connection, open, reopened.to_vec()).await?;
+    let note = "INSERT OR IGNORE INTO flow_open SELECT value FROM json_each(?)";
+    let noted = reopened.iter().copied().filter(|entry| *entry <= open_upto).collect();
+    with_entries(connection, note, noted).await
+}
+
+async fn with_entries(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    entries: Vec<EntryNo>,
+) -> Result<(), CommitError> {
+    if entries.is_empty() {
         return Ok(());
     }
-    sqlx::query(
-        "UPDATE flow_observer SET ended = NULL WHERE entry IN (SELECT value FROM json_each(?))",
-    )
-    .bind(json(reopened.iter().copied()))
-    .execute(connection)
-    .await
-    .map(|_done| ())
-    .map_err(|error| unavailable(&error))
+    let done = sqlx::query(sql).bind(json(entries.into_iter())).execute(connection).await;
+    done.map(|_done| ()).map_err(|error| unavailable(&error))
+}
+
+/// Notes which of the older entries are open, once there are many that were not looked at.
+async fn note_open(
+    connection: &mut SqliteConnection,
+    open_upto: EntryNo,
+    set: &ChangeSet,
+) -> Result<(), CommitError> {
+    let last = set.observers.iter().map(|row| row.entry.0).max().unwrap_or_default();
+    if last - open_upto.0 < OPEN_EVERY {
+        return Ok(());
+    }
+    let upto = last - OPEN_YOUNG;
+    for query in [
+        sqlx::query(NOTE_OPEN).bind(open_upto.0).bind(upto),
+        sqlx::query("UPDATE writer SET open_upto = ? WHERE id = 1").bind(upto),
+    ] {
+        query.execute(&mut *connection).await.map_err(|error| unavailable(&error))?;
+    }
+    Ok(())
 }
 
 async fn insert<T>(

@@ -7,10 +7,10 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::insert::{Binds, chunks, json, placeholders};
 use super::store_error;
-use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, OBSERVER_COLUMNS};
+use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, LOADED_ENTRIES, OBSERVER_COLUMNS};
 use crate::store::decode;
 use crate::store::row::{
-    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
+    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo, view_hash,
 };
 use crate::store::{Progress, StoreError};
 
@@ -69,9 +69,7 @@ pub(super) async fn load(
     let observers = all(
         pool,
         sql(&format!(
-            "SELECT {} FROM flow_observer o WHERE o.ended IS NULL OR o.ended >= ? \
-             ORDER BY o.entry DESC LIMIT ?",
-            OBSERVER_COLUMNS
+            "SELECT {OBSERVER_COLUMNS} FROM {LOADED_ENTRIES} ORDER BY o.entry DESC LIMIT $2"
         )),
         binds(|b| {
             b.time(ended_from);
@@ -97,17 +95,17 @@ const HEARD: &str = "SELECT node, max(received) FROM (SELECT e.node, \
      ORDER BY b.seq DESC LIMIT 1) AS received FROM node_epoch e) \
     WHERE received IS NOT NULL GROUP BY node";
 
+/// What [`Loaded::forgotten`] is for entries that ended before this moment.
 async fn forgotten(
     pool: &SqlitePool,
     ended_from: UnixNanos,
 ) -> Result<Option<UnixNanos>, StoreError> {
-    let latest: Option<i64> =
-        sqlx::query_scalar("SELECT max(ended) FROM flow_observer WHERE ended < ?")
-            .bind(ended_from.micros_floor())
-            .fetch_one(pool)
-            .await
-            .map_err(|error| store_error(&error))?;
-    Ok(latest.map(decode::from_micros))
+    let older: Option<i64> = sqlx::query_scalar("SELECT 1 FROM flow_end WHERE ended < ? LIMIT 1")
+        .bind(ended_from.micros_floor())
+        .fetch_optional(pool)
+        .await
+        .map_err(|error| store_error(&error))?;
+    Ok(older.map(|_row| ended_from))
 }
 
 /// When the last entry before `entry` was seen first: both only grow.
@@ -175,9 +173,9 @@ pub(super) async fn find(
             bind_identity(&mut binds, identity);
         }
         let text = format!(
-            "WITH want (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone) AS \
-             (VALUES {}) SELECT {} FROM want CROSS JOIN flow_observer o USING \
-             (netns, raw_start, kernel_id, proto, sport, dport, src, dst, zone)",
+            "WITH want (netns, raw_start, kernel_id, view_inside, zone, proto, sport, dport, src, \
+             dst) AS (VALUES {}) SELECT {} FROM want CROSS JOIN flow_entry o USING \
+             (netns, raw_start, kernel_id, view_inside, zone, proto, sport, dport, src, dst)",
             placeholders(IDENTITY_COLUMNS, size),
             OBSERVER_COLUMNS
         );
@@ -187,7 +185,7 @@ pub(super) async fn find(
     Ok(found)
 }
 
-const IDENTITY_COLUMNS: usize = 9;
+const IDENTITY_COLUMNS: usize = 10;
 
 fn bind_identity(binds: &mut Binds, identity: &Identity) {
     let (start, id) = match identity.birth {
@@ -198,10 +196,11 @@ fn bind_identity(binds: &mut Binds, identity: &Identity) {
     // Stamps beyond the column's range are never stored, and a negative one finds nothing.
     binds.int(i64::try_from(start).unwrap_or(-1));
     binds.int(id);
+    binds.int(view_hash(&identity.orig));
+    binds.int(identity.zone.0);
     binds.int(identity.orig.proto.0);
     binds.ports(&identity.orig);
     binds.addresses(&identity.orig);
-    binds.int(identity.zone.0);
 }
 
 pub(super) async fn counted(

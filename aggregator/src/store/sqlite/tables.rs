@@ -1,8 +1,10 @@
 //! Each table's columns, and how a row fills them.
 
 use super::insert::{Binds, DoesNotFit, Table};
-use crate::store::columns::{FLOW_FIELDS, GAP_FIELDS, STRAY_FIELDS};
-use crate::store::row::{BatchRow, FlowRow, GapRow, NetnsRow, NodeRow, ObserverRow, view_hash};
+use crate::store::columns::{END_FIELDS, FLOW_FIELDS, GAP_FIELDS, STRAY_FIELDS};
+use crate::store::row::{
+    BatchRow, EndedEntry, FlowRow, GapRow, NetnsRow, NodeRow, ObserverRow, view_hash,
+};
 
 pub(super) const SEQ_RANGE: &str = "a sequence number exceeds 2^63 - 1";
 const COUNTER_RANGE: &str = "a counter exceeds 2^63 - 1";
@@ -53,7 +55,6 @@ pub(super) static OBSERVER: Table = Table::new(
         "start",
         "fresh",
         "seen",
-        "ended",
     ],
 );
 
@@ -81,7 +82,14 @@ pub(super) fn bind_observer(binds: &mut Binds, row: &ObserverRow) -> Result<(), 
     binds.time_or_null(row.start);
     binds.int(row.fresh);
     binds.time(row.seen);
-    binds.time_or_null(row.ended);
+    Ok(())
+}
+
+pub(super) static END: Table = Table::new("flow_end", END_FIELDS);
+
+pub(super) fn bind_end(binds: &mut Binds, row: &EndedEntry) -> Result<(), DoesNotFit> {
+    binds.int(row.entry.0);
+    binds.time(row.at);
     Ok(())
 }
 
