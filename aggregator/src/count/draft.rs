@@ -4,12 +4,13 @@ use flow::clock::{self, Basis, Placement, Span};
 use flow::count::{EntryCount, Growth, Observed};
 use flow::record::Interval;
 use flow::{Birth, BootNanos, NetnsId, Record, RecordFlags, Seq, UnixNanos, view};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
+use super::entries::Place;
 use super::frame::{Body, Frame};
 use super::memory::{Change, Counted, Entry, EpochState, Memory, Node};
 use super::metrics::CountStats;
-use super::{CountError, CounterConfig};
+use super::{Asked, CountError, CounterConfig};
 use crate::store::row::{
     BatchRow, ChangeSet, EndedEntry, EntryNo, EpochAdvance, EpochRow, FlowRow, FrameName, GapRow,
     Identity, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
@@ -17,7 +18,7 @@ use crate::store::row::{
 
 /// The start of an entry as a time, where the batch that brings its first record confirms it;
 /// both ends of the span are that moment.
-pub(super) fn start_of(
+fn start_of(
     record: &Record,
     interval: &Interval,
     basis: &Basis,
@@ -58,6 +59,38 @@ struct Context<'f> {
     interval: &'f Interval,
     basis: Basis,
     before: Option<BootNanos>,
+    /// The last record's namespace, and whether memory has it: mostly the next one's too.
+    netns: Option<(NetnsId, NetnsNo, bool)>,
+}
+
+/// What must be known before frames can be counted.
+pub(super) struct Missing<'f> {
+    frames: &'f [Frame],
+    asked: &'f Asked,
+    /// Entries that memory does not have and the store may.
+    pub(super) find: HashSet<Identity, foldhash::fast::RandomState>,
+    /// Nodes whose entries' counts must come from their rows.
+    pub(super) nodes: HashSet<NodeNo, foldhash::fast::RandomState>,
+}
+
+impl<'f> Missing<'f> {
+    /// Nothing missing yet.
+    pub(super) fn new(frames: &'f [Frame], asked: &'f Asked) -> Self {
+        Self { frames, asked, find: HashSet::default(), nodes: HashSet::default() }
+    }
+
+    /// Whether nothing is.
+    pub(super) fn is_empty(&self) -> bool {
+        self.find.is_empty() && self.nodes.is_empty()
+    }
+}
+
+/// Where an entry of a record was found.
+enum Found {
+    /// In memory.
+    Known(Place),
+    /// In this set: memory does not have it.
+    Fresh,
 }
 
 /// See [`Draft`].
@@ -69,6 +102,8 @@ pub(super) struct Drafting<'m> {
     change: Change,
     /// Index into the set's advances.
     advances: HashMap<(NodeNo, flow::Epoch), usize, foldhash::fast::RandomState>,
+    /// Index into the change's known entries.
+    changed: HashMap<Place, usize, foldhash::fast::RandomState>,
     /// Index into the set's observers, of entries seen first in it.
     fresh_rows: HashMap<EntryNo, usize, foldhash::fast::RandomState>,
     /// What becomes of other entries: ended, or open again.
@@ -79,7 +114,7 @@ impl<'m> Drafting<'m> {
     /// An empty draft over `memory`, with room for `rows` records.
     pub(super) fn new(config: &'m CounterConfig, memory: &'m Memory, rows: usize) -> Self {
         let mut change = Change { ids: memory.ids, latest: memory.latest, ..Change::default() };
-        change.entries.reserve(rows);
+        change.known.reserve(rows);
         Self {
             config,
             memory,
@@ -87,6 +122,10 @@ impl<'m> Drafting<'m> {
             stats: CountStats::default(),
             change,
             advances: HashMap::default(),
+            changed: HashMap::with_capacity_and_hasher(
+                rows,
+                foldhash::fast::RandomState::default(),
+            ),
             fresh_rows: HashMap::default(),
             ends: HashMap::default(),
         }
@@ -106,21 +145,25 @@ impl<'m> Drafting<'m> {
 
     /// Closes entries that have been silent for longer than they can live, at most `most`.
     pub(super) fn close_silent(mut self, now: UnixNanos, most: usize) -> Option<Draft> {
-        let silent = |(identity, entry): &(&Identity, &Entry)| {
+        let silent = |(_, identity, entry): &(Place, &Identity, &Entry)| {
             let limit = self.config.silence.of(identity.orig.proto);
             entry.ended.is_none() && entry.touched.plus(limit) < now
         };
-        for (identity, entry) in self.memory.entries.iter().filter(silent).take(most) {
+        for (place, _, entry) in self.memory.entries.iter().filter(silent).take(most) {
             self.ends.insert(entry.entry, Some(entry.touched));
             let ended = Some(entry.touched);
-            self.change.entries.insert(*identity, Entry { ended, ..*entry });
+            self.change.known.push((place, Entry { ended, ..*entry }));
         }
         self.stats.closed = self.ends.len() as u64;
         (!self.ends.is_empty()).then(|| self.finish())
     }
 
-    /// Counts one frame.
-    pub(super) fn frame(&mut self, frame: &Frame) -> Result<(), CountError> {
+    /// Counts one frame, and notes what must be known first.
+    pub(super) fn frame(
+        &mut self,
+        frame: &Frame,
+        missing: &mut Missing<'_>,
+    ) -> Result<(), CountError> {
         let mark = self.next_mark(frame.received);
         let index = u32::try_from(self.set.frames.len())
             .map_err(|_over| CountError::Exhausted { what: "frame of one set" })?;
@@ -157,10 +200,18 @@ impl<'m> Drafting<'m> {
                 let before = state.sweep_before(interval);
                 state.swept(interval);
                 let basis = Basis::of(interval, frame.clock.as_ref());
-                let context =
-                    Context { frame, index, node: node_no, mark, interval, basis, before };
+                let mut context = Context {
+                    frame,
+                    index,
+                    node: node_no,
+                    mark,
+                    interval,
+                    basis,
+                    before,
+                    netns: None,
+                };
                 for record in records {
-                    self.record(&context, record)?;
+                    self.record(&mut context, record, missing)?;
                 }
                 self.batch_row(&context, name, records.len());
             }
@@ -245,33 +296,70 @@ impl<'m> Drafting<'m> {
         });
     }
 
-    fn netns(&mut self, node: NodeNo, id: NetnsId) -> Result<NetnsNo, CountError> {
-        let key = (node, id);
-        if let Some(netns) = self.memory.netns.get(&key).or_else(|| self.change.netns.get(&key)) {
-            return Ok(*netns);
+    /// The row of a record's namespace, and whether memory has it.
+    fn netns(
+        &mut self,
+        context: &mut Context<'_>,
+        id: NetnsId,
+    ) -> Result<(NetnsNo, bool), CountError> {
+        match context.netns {
+            Some((last, netns, known)) if last == id => return Ok((netns, known)),
+            _ => {}
         }
-        let netns = next_id(self.change.ids.netns, NetnsNo::next, "network namespace")?;
-        self.change.ids.netns = netns;
-        self.change.netns.insert(key, netns);
-        self.set.netns.push(NetnsRow { netns, node, id });
-        Ok(netns)
+        let key = (context.node, id);
+        let known = self.memory.netns.get(&key).copied();
+        let netns = match known.or_else(|| self.change.netns.get(&key).copied()) {
+            Some(netns) => netns,
+            None => {
+                let netns = next_id(self.change.ids.netns, NetnsNo::next, "network namespace")?;
+                self.change.ids.netns = netns;
+                self.change.netns.insert(key, netns);
+                self.set.netns.push(NetnsRow { netns, node: context.node, id });
+                netns
+            }
+        };
+        context.netns = Some((id, netns, known.is_some()));
+        Ok((netns, known.is_some()))
     }
 
     /// Counts one record.
-    fn record(&mut self, context: &Context<'_>, record: &Record) -> Result<(), CountError> {
-        let netns = self.netns(context.node, record.netns)?;
+    fn record(
+        &mut self,
+        context: &mut Context<'_>,
+        record: &Record,
+        missing: &mut Missing<'_>,
+    ) -> Result<(), CountError> {
+        let (netns, known_netns) = self.netns(context, record.netns)?;
         let identity = Identity::of(netns, &record.entry());
-        let known =
-            self.change.entries.get(&identity).or_else(|| self.memory.entries.get(&identity));
-        let mut entry = match known {
-            Some(entry) => *entry,
-            None => self.first_sight(context, netns, record)?,
+        let (found, mut entry) = match self.memory.entries.find(&identity) {
+            Some(place) => (Found::Known(place), self.known(place)),
+            None => match self.change.fresh.get(&identity) {
+                Some(entry) => (Found::Fresh, Some(*entry)),
+                None => {
+                    // The store has nothing of a namespace seen first.
+                    if known_netns && self.may_be_stored(context, record, &identity, missing.asked)
+                    {
+                        missing.find.insert(identity);
+                        return Ok(());
+                    }
+                    (Found::Fresh, None)
+                }
+            },
         };
-        if entry.counted == Counted::Unknown {
-            // The plan asked for the rows of those whose node may be wrong about this.
+        if let Some(entry) = &mut entry
+            && entry.counted == Counted::Unknown
+        {
+            if !self.base_is_counted(context, entry, missing.frames) {
+                missing.nodes.insert(context.node);
+                return Ok(());
+            }
             entry.count.counted = record.base();
             entry.counted = Counted::Known;
         }
+        let mut entry = match entry {
+            Some(entry) => entry,
+            None => self.first_sight(context, netns, record)?,
+        };
         let (growth, row) = self.count(context, record, netns, &mut entry);
         self.stats.record(record, &growth, &row);
         self.set.flows.push(row);
@@ -283,8 +371,51 @@ impl<'m> Drafting<'m> {
             entry.ended = ends.then_some(context.mark);
             self.end(&entry);
         }
-        self.change.entries.insert(identity, entry);
+        match found {
+            Found::Known(place) => self.keep(place, entry),
+            Found::Fresh => {
+                self.change.fresh.insert(identity, entry);
+            }
+        }
         Ok(())
+    }
+
+    /// An entry of memory, as this set leaves it so far.
+    fn known(&self, place: Place) -> Option<Entry> {
+        let changed = self.changed.get(&place).and_then(|at| self.change.known.get(*at));
+        changed.map(|(_, entry)| entry).or_else(|| self.memory.entries.get(place)).copied()
+    }
+
+    fn keep(&mut self, place: Place, entry: Entry) {
+        let next = self.change.known.len();
+        let at = *self.changed.entry(place).or_insert(next);
+        match self.change.known.get_mut(at) {
+            Some(kept) => kept.1 = entry,
+            None => self.change.known.push((place, entry)),
+        }
+    }
+
+    /// Whether the store may have an entry that memory does not have.
+    fn may_be_stored(
+        &self,
+        context: &Context<'_>,
+        record: &Record,
+        identity: &Identity,
+        asked: &Asked,
+    ) -> bool {
+        let young = || {
+            let start = start_of(record, context.interval, &context.basis, context.before)?;
+            Some(self.memory.remembers(start, self.config.memory_horizon))
+        };
+        self.memory.forgotten.is_some()
+            && !asked.absent.contains(identity)
+            && (asked.is_thorough() || young() != Some(true))
+    }
+
+    /// See [`Node::base_is_counted`].
+    fn base_is_counted(&self, context: &Context<'_>, entry: &Entry, frames: &[Frame]) -> bool {
+        let node = self.memory.nodes.get(&context.frame.node);
+        node.is_some_and(|node| node.base_is_counted(frames, context.frame, entry))
     }
 
     fn end(&mut self, entry: &Entry) {

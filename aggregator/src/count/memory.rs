@@ -8,6 +8,7 @@ use flow::record::Interval;
 use flow::{BootNanos, Counters, Epoch, NetnsId, NodeName, UnixNanos};
 use hashbrown::{HashMap, HashSet};
 
+use super::entries::{Entries, Place};
 use super::frame::Frame;
 use crate::store::row::{
     EntryNo, EpochRow, Identity, LastIds, Loaded, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
@@ -99,11 +100,6 @@ impl Node {
                 .is_some_and(|state| state.row.last_gap.is_none_or(|gap| gap < entry.seen))
             && !set.iter().any(|other| unbroken(&other))
     }
-
-    /// See [`EpochState::sweep_before`].
-    pub(super) fn sweep_before(&self, epoch: Epoch, interval: &Interval) -> Option<BootNanos> {
-        self.epochs.get(&epoch)?.sweep_before(interval)
-    }
 }
 
 /// What a committed set changes.
@@ -111,7 +107,10 @@ impl Node {
 pub(super) struct Change {
     pub(super) nodes: HashMap<NodeName, Node, State>,
     pub(super) netns: HashMap<(NodeNo, NetnsId), NetnsNo, State>,
-    pub(super) entries: HashMap<Identity, Entry, State>,
+    /// Entries that memory has, as they are then.
+    pub(super) known: Vec<(Place, Entry)>,
+    /// Entries that it has not.
+    pub(super) fresh: HashMap<Identity, Entry, State>,
     pub(super) ids: LastIds,
     pub(super) latest: UnixNanos,
 }
@@ -121,7 +120,7 @@ pub(super) struct Change {
 pub(super) struct Memory {
     pub(super) nodes: HashMap<NodeName, Node, State>,
     pub(super) netns: HashMap<(NodeNo, NetnsId), NetnsNo, State>,
-    pub(super) entries: HashMap<Identity, Entry, State>,
+    pub(super) entries: Entries,
     pub(super) ids: LastIds,
     /// The latest mark given out: a receipt, raised so that marks strictly grow whatever the
     /// aggregator's clock does.
@@ -179,7 +178,10 @@ impl Memory {
             touched: row.ended.unwrap_or(touched).max(row.seen),
             ended: row.ended,
         };
-        self.entries.entry(row.identity()).or_insert(entry);
+        let identity = row.identity();
+        if self.entries.find(&identity).is_none() {
+            self.entries.add(identity, entry);
+        }
     }
 
     /// Takes an entry that was just asked for, because a reading of it has arrived.
@@ -201,7 +203,7 @@ impl Memory {
             .map(|(_, netns)| *netns)
             .collect();
         let mut entries = Vec::new();
-        for (identity, entry) in &self.entries {
+        for (_, identity, entry) in self.entries.iter() {
             if entry.counted == Counted::Unknown && netns.contains(&identity.netns) {
                 first = first.min(entry.seen);
                 entries.push(entry.entry);
@@ -236,7 +238,7 @@ impl Memory {
 
     /// Takes what a committed set changed.
     pub(super) fn take(&mut self, change: Change) {
-        let Change { nodes, netns, entries, ids, latest } = change;
+        let Change { nodes, netns, known, fresh, ids, latest } = change;
         for (name, Node { row, epochs }) in nodes {
             match self.nodes.get_mut(&name) {
                 Some(node) => {
@@ -249,37 +251,30 @@ impl Memory {
             }
         }
         self.netns.extend(netns);
-        self.entries.extend(entries);
+        for (place, entry) in known {
+            self.entries.set(place, entry);
+        }
+        for (identity, entry) in fresh {
+            self.entries.add(identity, entry);
+        }
         self.ids = ids;
         self.mark(latest);
     }
 
     /// Forgets entries that ended before `ended_before`, then the longest silent ones over `most`.
     pub(super) fn evict(&mut self, ended_before: UnixNanos, most: usize) {
-        let mut forgotten = self.forgotten;
-        self.entries.retain(|_, entry| {
-            let keep = entry.ended.is_none_or(|ended| ended >= ended_before);
-            if !keep {
-                forgotten = forgotten.max(Some(entry.seen));
-            }
-            keep
-        });
+        let late = |entry: &Entry| entry.ended.is_none_or(|ended| ended >= ended_before);
+        self.forgotten = self.forgotten.max(self.entries.retain(late));
         let over = self.entries.len().saturating_sub(most);
         if over > 0 {
             // A tenth more, so that this is rare.
             let count = (over + most / 10).min(self.entries.len());
             let mut touched: Vec<UnixNanos> =
-                self.entries.values().map(|entry| entry.touched).collect();
+                self.entries.iter().map(|(_, _, entry)| entry.touched).collect();
             let (_, last, _) = touched.select_nth_unstable(count.saturating_sub(1));
             let last = *last;
-            self.entries.retain(|_, entry| {
-                let keep = entry.touched > last;
-                if !keep {
-                    forgotten = forgotten.max(Some(entry.seen));
-                }
-                keep
-            });
+            let loud = |entry: &Entry| entry.touched > last;
+            self.forgotten = self.forgotten.max(self.entries.retain(loud));
         }
-        self.forgotten = forgotten;
     }
 }

@@ -1,7 +1,7 @@
 //! Counting: decoded frames become one change set.
 //!
-//! The core is pure and has three steps. [`Counter::plan`] says what must be asked of the store
-//! first; [`Counter::count`] makes a [`Draft`]: the change set, and what memory will be after it.
+//! The core is pure. [`Counter::count`] makes a [`Draft`]: the change set, and what memory will be
+//! after it; or it says what must be asked of the store first ([`Needs`], [`Counter::learn`]).
 //! Nothing moves until the set is committed; [`Counter::apply`] then takes the draft. A draft that
 //! was not committed is thrown away, and the same frames are counted again.
 //!
@@ -11,6 +11,7 @@
 //! exists each observer's growth counts in full.
 
 mod draft;
+mod entries;
 pub mod frame;
 mod memory;
 pub mod metrics;
@@ -26,8 +27,9 @@ use crate::store::Progress;
 use crate::store::row::{ChangeSet, EntryNo, Identity, Loaded, NodeNo, ObserverRow};
 
 pub use draft::Draft;
+use draft::Missing;
 pub use frame::{Body, Frame};
-use memory::{Counted, Memory};
+use memory::Memory;
 pub use metrics::{CountMetrics, CountStats};
 pub use silence::SilenceLimits;
 
@@ -68,12 +70,13 @@ pub struct Needs {
     pub counted_from: UnixNanos,
 }
 
-impl Needs {
-    /// Whether nothing is needed.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.find.is_empty() && self.counted.is_empty()
-    }
+/// What counting frames gives.
+#[derive(Debug)]
+pub enum Counted {
+    /// They are counted.
+    Draft(Box<Draft>),
+    /// The store must be asked first.
+    Needs(Needs),
 }
 
 /// What the store has been asked already for one set of frames.
@@ -162,52 +165,6 @@ impl Counter {
         self.memory.entries.len()
     }
 
-    /// What must be asked before `frames` can be counted. Ask, [`Counter::learn`], and plan again
-    /// until nothing is needed: entries found may need their count next.
-    #[must_use]
-    pub fn plan(&self, frames: &[Frame], asked: &Asked) -> Needs {
-        let mut find = HashSet::<Identity, foldhash::fast::RandomState>::default();
-        let mut nodes = HashSet::<NodeNo, foldhash::fast::RandomState>::default();
-        for frame in frames {
-            // A node seen first has nothing in the store.
-            let Some(node) = self.memory.nodes.get(&frame.node) else { continue };
-            let Body::Batch { interval, records } = &frame.body else { continue };
-            let before = node.sweep_before(frame.epoch, interval);
-            let basis = flow::clock::Basis::of(interval, frame.clock.as_ref());
-            for record in records {
-                // Nor has a namespace seen first.
-                let Some(netns) = self.memory.netns.get(&(node.row.node, record.netns)) else {
-                    continue;
-                };
-                let identity = Identity::of(*netns, &record.entry());
-                match self.memory.entries.get(&identity) {
-                    Some(entry) => {
-                        if entry.counted == Counted::Unknown
-                            && !node.base_is_counted(frames, frame, entry)
-                        {
-                            nodes.insert(node.row.node);
-                        }
-                    }
-                    None => {
-                        let young = || {
-                            let start = draft::start_of(record, interval, &basis, before)?;
-                            Some(self.memory.remembers(start, self.config.memory_horizon))
-                        };
-                        if self.memory.forgotten.is_some()
-                            && !asked.absent.contains(&identity)
-                            && (asked.thorough || young() != Some(true))
-                        {
-                            find.insert(identity);
-                        }
-                    }
-                }
-            }
-        }
-        let (counted, first_seen) = self.memory.uncounted_of(&nodes);
-        let counted_from = first_seen.minus(self.config.horizon);
-        Needs { find: find.into_iter().collect(), counted, counted_from }
-    }
-
     /// Takes the store's answers to [`Needs`] into memory: committed truth, so this is allowed at
     /// any time but between [`Counter::count`] and [`Counter::apply`].
     pub fn learn(
@@ -221,7 +178,7 @@ impl Counter {
             self.memory.learn(row);
         }
         for identity in &needs.find {
-            if !self.memory.entries.contains_key(identity) {
+            if self.memory.entries.find(identity).is_none() {
                 asked.absent.insert(*identity);
             }
         }
@@ -230,15 +187,25 @@ impl Counter {
 
     /// Counts `frames`, each in its epoch's order. Memory stays as it is.
     ///
+    /// Where the store must be asked first it says what: ask, [`Counter::learn`], and count again
+    /// until there is a draft. Entries found may need their count next.
+    ///
     /// # Errors
     /// When a frame does not follow what is committed, or numbers are used up.
-    pub fn count(&self, frames: &[Frame]) -> Result<Draft, CountError> {
+    pub fn count(&self, frames: &[Frame], asked: &Asked) -> Result<Counted, CountError> {
         let rows = frames.iter().map(Frame::rows).sum();
         let mut draft = draft::Drafting::new(&self.config, &self.memory, rows);
+        let mut missing = Missing::new(frames, asked);
         for frame in frames {
-            draft.frame(frame)?;
+            draft.frame(frame, &mut missing)?;
         }
-        Ok(draft.finish())
+        if missing.is_empty() {
+            return Ok(Counted::Draft(Box::new(draft.finish())));
+        }
+        let (counted, first_seen) = self.memory.uncounted_of(&missing.nodes);
+        let counted_from = first_seen.minus(self.config.horizon);
+        let find = missing.find.into_iter().collect();
+        Ok(Counted::Needs(Needs { find, counted, counted_from }))
     }
 
     /// Takes a committed draft.
@@ -257,7 +224,7 @@ impl Counter {
     }
 
     /// Forgets entries that ended longer ago than the memory horizon, and over the bound those not
-    /// heard of for longest. Returns how many.
+    /// heard of for longest. Returns how many. A draft made before must not be applied after.
     pub fn evict(&mut self, now: UnixNanos) -> usize {
         let before = self.memory.entries.len();
         self.memory.evict(now.minus(self.config.memory_horizon), self.config.max_entries);

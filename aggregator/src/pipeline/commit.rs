@@ -9,7 +9,9 @@ use std::collections::HashSet;
 use flow::{Epoch, NodeName, Seq, StoreId, UnixNanos};
 use thiserror::Error;
 
-use crate::count::{Asked, CountError, CountMetrics, Counter, CounterConfig, Draft, Frame};
+use crate::count::{
+    Asked, CountError, CountMetrics, Counted, Counter, CounterConfig, Draft, Frame, Needs,
+};
 use crate::store::row::{FrameName, NodeNo, WriterToken};
 use crate::store::{CommitError, Progress, Store, StoreError};
 
@@ -173,10 +175,10 @@ impl<S: Store> Committer<S> {
     /// Forgets what memory need not know, and looks for entries that have been silent for longer
     /// than they can live. Whether [`Committer::run`] has some to close now, also without frames.
     pub fn look_after(&mut self, now: UnixNanos) -> bool {
-        let evicted = self.counter.evict(now);
-        self.metrics.memory(self.counter.entries(), evicted);
-        // A draft is made of what memory is, so there is never a second one.
+        // A draft is made of what memory is: while there is one, memory stays.
         if self.doubt.is_none() && self.closing.is_none() {
+            let evicted = self.counter.evict(now);
+            self.metrics.memory(self.counter.entries(), evicted);
             self.closing = self.counter.close_silent(now, CLOSED_AT_ONCE);
         }
         self.closing.is_some()
@@ -244,8 +246,12 @@ impl<S: Store> Committer<S> {
     ) -> Result<Result<usize, Refused>, Stop> {
         let frames = todo.get(..bisect.limit).unwrap_or(todo);
         let mut asked = if bisect.thorough { Asked::thorough() } else { Asked::default() };
-        self.ask(frames, &mut asked).await?;
-        let draft = self.counter.count(frames).map_err(Fatal::Count)?;
+        let draft = loop {
+            match self.counter.count(frames, &asked).map_err(Fatal::Count)? {
+                Counted::Draft(draft) => break *draft,
+                Counted::Needs(needs) => self.ask(&needs, &mut asked).await?,
+            }
+        };
         match self.store.commit(self.token, draft.set()).await {
             Ok(()) => self.take(draft),
             Err(CommitError::Unknown(_) | CommitError::Conflict { .. }) => {
@@ -264,26 +270,21 @@ impl<S: Store> Committer<S> {
         Ok(Ok(frames.len()))
     }
 
-    /// Asks the store all that counting `frames` needs.
-    async fn ask(&mut self, frames: &[Frame], asked: &mut Asked) -> Result<(), Stop> {
+    /// Asks the store what counting needs.
+    async fn ask(&mut self, needs: &Needs, asked: &mut Asked) -> Result<(), Stop> {
         let away = |error: StoreError| Stop::Away(error.to_string());
-        loop {
-            let needs = self.counter.plan(frames, asked);
-            if needs.is_empty() {
-                return Ok(());
-            }
-            let found = if needs.find.is_empty() {
-                Vec::new()
-            } else {
-                self.store.find(&needs.find).await.map_err(away)?
-            };
-            let counted = if needs.counted.is_empty() {
-                Vec::new()
-            } else {
-                self.store.counted(&needs.counted, needs.counted_from).await.map_err(away)?
-            };
-            self.counter.learn(&needs, &found, &counted, asked);
-        }
+        let found = if needs.find.is_empty() {
+            Vec::new()
+        } else {
+            self.store.find(&needs.find).await.map_err(away)?
+        };
+        let counted = if needs.counted.is_empty() {
+            Vec::new()
+        } else {
+            self.store.counted(&needs.counted, needs.counted_from).await.map_err(away)?
+        };
+        self.counter.learn(needs, &found, &counted, asked);
+        Ok(())
     }
 
     /// Finds out what became of a commit in doubt. How many frames it took in, if it happened.
