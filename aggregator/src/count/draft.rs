@@ -8,7 +8,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::entries::Place;
 use super::frame::{Body, Frame};
-use super::memory::{Change, Counted, Entry, EpochState, Memory, Node};
+use super::known::{Found, Known};
+use super::memory::{Change, Counted, Entry, EpochState, Node};
 use super::metrics::CountStats;
 use super::{Asked, CountError, CounterConfig};
 use crate::store::row::{
@@ -44,13 +45,21 @@ impl Draft {
         &self.set
     }
 
+    pub(super) fn change_mut(&mut self) -> &mut Change {
+        &mut self.change
+    }
+
+    pub(super) const fn change(&self) -> &Change {
+        &self.change
+    }
+
     pub(super) fn into_parts(self) -> (ChangeSet, CountStats, Change) {
         (self.set, self.stats, self.change)
     }
 }
 
 /// What all records of one frame share.
-struct Context<'f> {
+pub(super) struct Context<'f> {
     frame: &'f Frame,
     index: u32,
     node: NodeNo,
@@ -59,13 +68,14 @@ struct Context<'f> {
     interval: &'f Interval,
     basis: Basis,
     before: Option<BootNanos>,
-    /// The last record's namespace, and whether memory has it: mostly the next one's too.
+    /// The last record's namespace, mostly the next one's too: its row, and whether the store may
+    /// know entries of it that are not here.
     netns: Option<(NetnsId, NetnsNo, bool)>,
 }
 
 /// What must be known before frames can be counted.
 pub(super) struct Missing<'f> {
-    frames: &'f [Frame],
+    pub(super) frames: &'f [Frame],
     asked: &'f Asked,
     /// Entries that memory does not have and the store may.
     pub(super) find: HashSet<Identity, foldhash::fast::RandomState>,
@@ -85,25 +95,15 @@ impl<'f> Missing<'f> {
     }
 }
 
-/// Where an entry of a record was found.
-enum Found {
-    /// In memory.
-    Known(Place),
-    /// In this set: memory does not have it.
-    Fresh,
-}
-
 /// See [`Draft`].
 pub(super) struct Drafting<'m> {
     config: &'m CounterConfig,
-    memory: &'m Memory,
+    known: Known<'m>,
     set: ChangeSet,
     stats: CountStats,
     change: Change,
     /// Index into the set's advances.
     advances: HashMap<(NodeNo, flow::Epoch), usize, foldhash::fast::RandomState>,
-    /// Index into the change's known entries.
-    changed: HashMap<Place, usize, foldhash::fast::RandomState>,
     /// Index into the set's observers, of entries seen first in it.
     fresh_rows: HashMap<EntryNo, usize, foldhash::fast::RandomState>,
     /// What becomes of other entries: ended, or open again.
@@ -111,21 +111,15 @@ pub(super) struct Drafting<'m> {
 }
 
 impl<'m> Drafting<'m> {
-    /// An empty draft over `memory`, with room for `rows` records.
-    pub(super) fn new(config: &'m CounterConfig, memory: &'m Memory, rows: usize) -> Self {
-        let mut change = Change { ids: memory.ids, latest: memory.latest, ..Change::default() };
-        change.known.reserve(rows);
+    /// An empty draft over what is known, with room for `rows` records.
+    pub(super) fn new(config: &'m CounterConfig, known: Known<'m>, rows: usize) -> Self {
         Self {
             config,
-            memory,
+            known,
             set: ChangeSet { flows: Vec::with_capacity(rows), ..ChangeSet::default() },
             stats: CountStats::default(),
-            change,
+            change: Change::new(known.ids(), known.latest(), rows),
             advances: HashMap::default(),
-            changed: HashMap::with_capacity_and_hasher(
-                rows,
-                foldhash::fast::RandomState::default(),
-            ),
             fresh_rows: HashMap::default(),
             ends: HashMap::default(),
         }
@@ -149,27 +143,26 @@ impl<'m> Drafting<'m> {
             let limit = self.config.silence.of(identity.orig.proto);
             entry.ended.is_none() && entry.touched.plus(limit) < now
         };
-        for (place, _, entry) in self.memory.entries.iter().filter(silent).take(most) {
+        for (place, _, entry) in self.known.memory.entries.iter().filter(silent).take(most) {
             self.ends.insert(entry.entry, Some(entry.touched));
             let ended = Some(entry.touched);
-            self.change.known.push((place, Entry { ended, ..*entry }));
+            self.change.keep(place, Entry { ended, ..*entry });
         }
         self.stats.closed = self.ends.len() as u64;
         (!self.ends.is_empty()).then(|| self.finish())
     }
 
-    /// Counts one frame, and notes what must be known first.
-    pub(super) fn frame(
+    /// Counts a frame but for its records: what they share, where it has some.
+    pub(super) fn begin<'f>(
         &mut self,
-        frame: &Frame,
-        missing: &mut Missing<'_>,
-    ) -> Result<(), CountError> {
+        frame: &'f Frame,
+    ) -> Result<Option<Context<'f>>, CountError> {
         let mark = self.next_mark(frame.received);
         let index = u32::try_from(self.set.frames.len())
             .map_err(|_over| CountError::Exhausted { what: "frame of one set" })?;
         let mut node = self.node(frame, mark)?;
         let (node_no, epoch) = (node.row.node, frame.epoch);
-        let before = self.memory.nodes.get(&frame.node).and_then(|node| node.epochs.get(&epoch));
+        let before = self.known.epoch(&frame.node, epoch);
         let state = node.epochs.entry(epoch).or_insert_with(|| {
             before.copied().unwrap_or(EpochState {
                 row: EpochRow {
@@ -195,25 +188,20 @@ impl<'m> Drafting<'m> {
         let name = FrameName { node: node_no, epoch, seq: frame.first };
         self.set.frames.push(name);
         self.stats.frames += 1;
-        match &frame.body {
+        let context = match &frame.body {
             Body::Batch { interval, records } => {
                 let before = state.sweep_before(interval);
                 state.swept(interval);
+                self.set.batches.push(BatchRow {
+                    name,
+                    digest: frame.digest,
+                    received: frame.received,
+                    records: u32::try_from(records.len()).unwrap_or(u32::MAX),
+                    interval: **interval,
+                });
                 let basis = Basis::of(interval, frame.clock.as_ref());
-                let mut context = Context {
-                    frame,
-                    index,
-                    node: node_no,
-                    mark,
-                    interval,
-                    basis,
-                    before,
-                    netns: None,
-                };
-                for record in records {
-                    self.record(&mut context, record, missing)?;
-                }
-                self.batch_row(&context, name, records.len());
+                let node = node_no;
+                Some(Context { frame, index, node, mark, interval, basis, before, netns: None })
             }
             Body::Gap(gap) => {
                 if frame.is_gap_in_place() {
@@ -231,12 +219,13 @@ impl<'m> Drafting<'m> {
                     lost: gap.lost,
                     note: gap.note.clone(),
                 });
+                None
             }
-        }
+        };
         let row = state.row;
         self.advance(frame.first, row);
         self.change.nodes.insert(frame.node.clone(), node);
-        Ok(())
+        Ok(context)
     }
 
     /// A receipt later than every one before it, by a microsecond at least (what stores keep).
@@ -251,8 +240,8 @@ impl<'m> Drafting<'m> {
     /// new or switched where it is.
     fn node(&mut self, frame: &Frame, mark: UnixNanos) -> Result<Node, CountError> {
         let remembered = || {
-            let Node { row, .. } = self.memory.nodes.get(&frame.node)?;
-            Some(Node { row: row.clone(), epochs: HashMap::default() })
+            let row = self.known.node(&frame.node)?.clone();
+            Some(Node { row, epochs: HashMap::default() })
         };
         let Some(mut node) = self.change.nodes.remove(&frame.node).or_else(remembered) else {
             self.change.ids.node = next_id(self.change.ids.node, NodeNo::next, "node")?;
@@ -286,17 +275,7 @@ impl<'m> Drafting<'m> {
         }
     }
 
-    fn batch_row(&mut self, context: &Context<'_>, name: FrameName, records: usize) {
-        self.set.batches.push(BatchRow {
-            name,
-            digest: context.frame.digest,
-            received: context.frame.received,
-            records: u32::try_from(records).unwrap_or(u32::MAX),
-            interval: *context.interval,
-        });
-    }
-
-    /// The row of a record's namespace, and whether memory has it.
+    /// The row of a record's namespace, and whether the store may know more entries of it.
     fn netns(
         &mut self,
         context: &mut Context<'_>,
@@ -307,49 +286,42 @@ impl<'m> Drafting<'m> {
             _ => {}
         }
         let key = (context.node, id);
-        let known = self.memory.netns.get(&key).copied();
-        let netns = match known.or_else(|| self.change.netns.get(&key).copied()) {
-            Some(netns) => netns,
+        let ours = || Some((*self.change.netns.get(&key)?, false));
+        let (netns, stored) = match self.known.netns(context.node, id).or_else(ours) {
+            Some(found) => found,
             None => {
                 let netns = next_id(self.change.ids.netns, NetnsNo::next, "network namespace")?;
                 self.change.ids.netns = netns;
                 self.change.netns.insert(key, netns);
                 self.set.netns.push(NetnsRow { netns, node: context.node, id });
-                netns
+                (netns, false)
             }
         };
-        context.netns = Some((id, netns, known.is_some()));
-        Ok((netns, known.is_some()))
+        context.netns = Some((id, netns, stored));
+        Ok((netns, stored))
     }
 
-    /// Counts one record.
-    fn record(
+    /// Counts one record, or notes what must be known first.
+    pub(super) fn record(
         &mut self,
         context: &mut Context<'_>,
         record: &Record,
         missing: &mut Missing<'_>,
     ) -> Result<(), CountError> {
-        let (netns, known_netns) = self.netns(context, record.netns)?;
+        let (netns, stored) = self.netns(context, record.netns)?;
         let identity = Identity::of(netns, &record.entry());
-        let (found, mut entry) = match self.memory.entries.find(&identity) {
-            Some(place) => (Found::Known(place), self.known(place)),
-            None => match self.change.fresh.get(&identity) {
-                Some(entry) => (Found::Fresh, Some(*entry)),
-                None => {
-                    // The store has nothing of a namespace seen first.
-                    if known_netns && self.may_be_stored(context, record, &identity, missing.asked)
-                    {
-                        missing.find.insert(identity);
-                        return Ok(());
-                    }
-                    (Found::Fresh, None)
-                }
-            },
+        let (found, mut entry) = match self.entry(&identity) {
+            Some((found, entry)) => (found, Some(entry)),
+            None if stored && self.may_be_stored(context, record, &identity, missing.asked) => {
+                missing.find.insert(identity);
+                return Ok(());
+            }
+            None => (Found::Fresh, None),
         };
         if let Some(entry) = &mut entry
             && entry.counted == Counted::Unknown
         {
-            if !self.base_is_counted(context, entry, missing.frames) {
+            if !self.known.base_is_counted(missing.frames, context.frame, entry) {
                 missing.nodes.insert(context.node);
                 return Ok(());
             }
@@ -372,7 +344,7 @@ impl<'m> Drafting<'m> {
             self.end(&entry);
         }
         match found {
-            Found::Known(place) => self.keep(place, entry),
+            Found::Known(place) => self.change.keep(place, entry),
             Found::Fresh => {
                 self.change.fresh.insert(identity, entry);
             }
@@ -380,18 +352,16 @@ impl<'m> Drafting<'m> {
         Ok(())
     }
 
-    /// An entry of memory, as this set leaves it so far.
-    fn known(&self, place: Place) -> Option<Entry> {
-        let changed = self.changed.get(&place).and_then(|at| self.change.known.get(*at));
-        changed.map(|(_, entry)| entry).or_else(|| self.memory.entries.get(place)).copied()
-    }
-
-    fn keep(&mut self, place: Place, entry: Entry) {
-        let next = self.change.known.len();
-        let at = *self.changed.entry(place).or_insert(next);
-        match self.change.known.get_mut(at) {
-            Some(kept) => kept.1 = entry,
-            None => self.change.known.push((place, entry)),
+    /// An entry as this set leaves it so far.
+    fn entry(&self, identity: &Identity) -> Option<(Found, Entry)> {
+        match self.known.entry(identity) {
+            Some((found @ Found::Known(place), entry)) => {
+                Some((found, self.change.known(place).copied().unwrap_or(entry)))
+            }
+            pending => {
+                let ours = self.change.fresh.get(identity).map(|entry| (Found::Fresh, *entry));
+                ours.or(pending)
+            }
         }
     }
 
@@ -405,17 +375,11 @@ impl<'m> Drafting<'m> {
     ) -> bool {
         let young = || {
             let start = start_of(record, context.interval, &context.basis, context.before)?;
-            Some(self.memory.remembers(start, self.config.memory_horizon))
+            Some(self.known.memory.remembers(start, self.config.memory_horizon))
         };
-        self.memory.forgotten.is_some()
+        self.known.memory.forgotten.is_some()
             && !asked.absent.contains(identity)
             && (asked.is_thorough() || young() != Some(true))
-    }
-
-    /// See [`Node::base_is_counted`].
-    fn base_is_counted(&self, context: &Context<'_>, entry: &Entry, frames: &[Frame]) -> bool {
-        let node = self.memory.nodes.get(&context.frame.node);
-        node.is_some_and(|node| node.base_is_counted(frames, context.frame, entry))
     }
 
     fn end(&mut self, entry: &Entry) {

@@ -9,7 +9,6 @@ use flow::{BootNanos, Counters, Epoch, NetnsId, NodeName, UnixNanos};
 use hashbrown::{HashMap, HashSet};
 
 use super::entries::{Entries, Place};
-use super::frame::Frame;
 use crate::store::row::{
     EntryNo, EpochRow, Identity, LastIds, Loaded, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
     PathNo, Sweep,
@@ -23,7 +22,7 @@ pub(super) enum Counted {
     /// It is in [`Entry::count`].
     Known,
     /// It has not been asked for since the entry was loaded: it is what its node believes, where
-    /// [`Node::base_is_counted`], and the sum of its rows otherwise.
+    /// [`Known::base_is_counted`](super::known::Known::base_is_counted), and the sum of its rows otherwise.
     Unknown,
 }
 
@@ -81,38 +80,53 @@ pub(super) struct Node {
     pub(super) epochs: HashMap<Epoch, EpochState, State>,
 }
 
-impl Node {
-    /// Whether what the node believes was reported of `entry` is what was counted: all of the
-    /// node's frames since the entry's first one are of this one epoch, without a hole.
-    ///
-    /// Frames of an epoch are committed in order, so a base that the node wrote into a frame is
-    /// what it had written into those before. Another epoch, before or in between, may have known
-    /// less (its baselines given up) or more (its frames never arrived).
-    pub(super) fn base_is_counted(&self, set: &[Frame], frame: &Frame, entry: &Entry) -> bool {
-        let unbroken = |other: &&Frame| {
-            other.node == frame.node && (other.epoch != frame.epoch || other.is_gap_in_place())
-        };
-        self.row.epoch == frame.epoch
-            && entry.seen >= self.row.epoch_since
-            && self
-                .epochs
-                .get(&frame.epoch)
-                .is_some_and(|state| state.row.last_gap.is_none_or(|gap| gap < entry.seen))
-            && !set.iter().any(|other| unbroken(&other))
-    }
-}
-
 /// What a committed set changes.
 #[derive(Debug, Default)]
 pub(super) struct Change {
     pub(super) nodes: HashMap<NodeName, Node, State>,
     pub(super) netns: HashMap<(NodeNo, NetnsId), NetnsNo, State>,
-    /// Entries that memory has, as they are then.
-    pub(super) known: Vec<(Place, Entry)>,
+    /// Entries that memory has, as they are then; each once.
+    known: Vec<(Place, Entry)>,
+    /// Where each stands among them.
+    places: HashMap<Place, usize, State>,
     /// Entries that it has not.
     pub(super) fresh: HashMap<Identity, Entry, State>,
     pub(super) ids: LastIds,
     pub(super) latest: UnixNanos,
+}
+
+impl Change {
+    /// An empty change with room for `entries` known ones.
+    pub(super) fn new(ids: LastIds, latest: UnixNanos, entries: usize) -> Self {
+        let places = HashMap::with_capacity_and_hasher(entries, State::default());
+        Self { known: Vec::with_capacity(entries), places, ids, latest, ..Self::default() }
+    }
+
+    /// An entry that memory has, where this changes it.
+    pub(super) fn known(&self, place: Place) -> Option<&Entry> {
+        self.known.get(*self.places.get(&place)?).map(|(_, entry)| entry)
+    }
+
+    /// Takes note that memory has entries now which it did not have: their places.
+    pub(super) fn find_places(&mut self, entries: &Entries) {
+        let fresh = std::mem::take(&mut self.fresh);
+        for (identity, entry) in fresh {
+            match entries.find(&identity) {
+                Some(place) => self.keep(place, entry),
+                None => drop(self.fresh.insert(identity, entry)),
+            }
+        }
+    }
+
+    /// Changes an entry that memory has.
+    pub(super) fn keep(&mut self, place: Place, entry: Entry) {
+        let next = self.known.len();
+        let at = *self.places.entry(place).or_insert(next);
+        match self.known.get_mut(at) {
+            Some(kept) => kept.1 = entry,
+            None => self.known.push((place, entry)),
+        }
+    }
 }
 
 /// See the module's text.
@@ -238,7 +252,7 @@ impl Memory {
 
     /// Takes what a committed set changed.
     pub(super) fn take(&mut self, change: Change) {
-        let Change { nodes, netns, known, fresh, ids, latest } = change;
+        let Change { nodes, netns, known, places: _, fresh, ids, latest } = change;
         for (name, Node { row, epochs }) in nodes {
             match self.nodes.get_mut(&name) {
                 Some(node) => {

@@ -10,9 +10,11 @@
 //! overlap belongs between [`flow::count`] and the row made of its result ([`draft`]); until that
 //! exists each observer's growth counts in full.
 
+mod counting;
 mod draft;
 mod entries;
 pub mod frame;
+mod known;
 mod memory;
 pub mod metrics;
 mod silence;
@@ -26,9 +28,10 @@ use thiserror::Error;
 use crate::store::Progress;
 use crate::store::row::{ChangeSet, EntryNo, Identity, Loaded, NodeNo, ObserverRow};
 
+pub use counting::Counting;
 pub use draft::Draft;
-use draft::Missing;
 pub use frame::{Body, Frame};
+use known::Known;
 use memory::Memory;
 pub use metrics::{CountMetrics, CountStats};
 pub use silence::SilenceLimits;
@@ -193,19 +196,22 @@ impl Counter {
     /// # Errors
     /// When a frame does not follow what is committed, or numbers are used up.
     pub fn count(&self, frames: &[Frame], asked: &Asked) -> Result<Counted, CountError> {
-        let rows = frames.iter().map(Frame::rows).sum();
-        let mut draft = draft::Drafting::new(&self.config, &self.memory, rows);
-        let mut missing = Missing::new(frames, asked);
-        for frame in frames {
-            draft.frame(frame, &mut missing)?;
-        }
-        if missing.is_empty() {
-            return Ok(Counted::Draft(Box::new(draft.finish())));
-        }
-        let (counted, first_seen) = self.memory.uncounted_of(&missing.nodes);
-        let counted_from = first_seen.minus(self.config.horizon);
-        let find = missing.find.into_iter().collect();
-        Ok(Counted::Needs(Needs { find, counted, counted_from }))
+        let mut counting = self.begin(frames, asked, None);
+        while !counting.step(usize::MAX)? {}
+        Ok(counting.finish())
+    }
+
+    /// Begins to count `frames` as [`Counter::count`] does, a few records at a time, and as if
+    /// `after`, a draft whose frames come before them, had been applied. The draft that comes of it
+    /// is worth nothing unless that one is, and must be [settled](Counter::settle) then.
+    #[must_use]
+    pub fn begin<'c>(
+        &'c self,
+        frames: &'c [Frame],
+        asked: &'c Asked,
+        after: Option<&'c Draft>,
+    ) -> Counting<'c> {
+        Counting::new(self, frames, asked, after)
     }
 
     /// Takes a committed draft.
@@ -215,12 +221,19 @@ impl Counter {
         (set, stats)
     }
 
+    /// Makes a draft that was counted over another one ([`Counter::begin`]) one over memory: to be
+    /// called when that one has been applied, and nothing since.
+    pub fn settle(&self, draft: &mut Draft) {
+        draft.change_mut().find_places(&self.memory.entries);
+    }
+
     /// The set that closes entries of which nothing was heard for longer than they can live, at
     /// most `most` of them; `None` where there are none. It must be committed and applied, or
     /// thrown away, before anything else is counted.
     #[must_use]
     pub fn close_silent(&self, now: UnixNanos, most: usize) -> Option<Draft> {
-        draft::Drafting::new(&self.config, &self.memory, 0).close_silent(now, most)
+        let known = Known { memory: &self.memory, pending: None };
+        draft::Drafting::new(&self.config, known, 0).close_silent(now, most)
     }
 
     /// Forgets entries that ended longer ago than the memory horizon, and over the bound those not

@@ -5,12 +5,14 @@
 //! drives it as plain code.
 
 use std::collections::HashSet;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 
 use flow::{Epoch, NodeName, Seq, StoreId, UnixNanos};
 use thiserror::Error;
 
 use crate::count::{
-    Asked, CountError, CountMetrics, Counted, Counter, CounterConfig, Draft, Frame, Needs,
+    Asked, CountError, CountMetrics, Counted, Counter, CounterConfig, Counting, Draft, Frame, Needs,
 };
 use crate::store::row::{FrameName, NodeNo, WriterToken};
 use crate::store::{CommitError, Progress, Store, StoreError};
@@ -119,11 +121,16 @@ pub struct Committer<S> {
     id: StoreId,
     token: WriterToken,
     counter: Counter,
+    /// Rows that make a transaction.
+    rows: usize,
     doubt: Option<Doubt>,
     /// Entries to be closed before anything else is counted.
     closing: Option<Draft>,
     metrics: CountMetrics,
 }
+
+/// Rows that make a transaction: five times as many gain a tenth, and make everybody wait.
+pub const TRANSACTION_ROWS: usize = 10_000;
 
 /// Entries closed in one transaction; what remains is closed by the next ones.
 const CLOSED_AT_ONCE: usize = 10_000;
@@ -145,7 +152,15 @@ impl<S: Store> Committer<S> {
         let loaded = store.load(now.minus(config.memory_horizon)).await?;
         let counter = Counter::new(config, loaded);
         let (doubt, closing, metrics) = (None, None, CountMetrics::default());
-        Ok(Self { store, id, token, counter, doubt, closing, metrics })
+        let rows = TRANSACTION_ROWS;
+        Ok(Self { store, id, token, counter, rows, doubt, closing, metrics })
+    }
+
+    /// The same with transactions of `rows` rows instead of [`TRANSACTION_ROWS`]; a frame is never
+    /// split, so one may take some more.
+    #[must_use]
+    pub fn with_transactions(self, rows: usize) -> Self {
+        Self { rows, ..self }
     }
 
     /// The store's name.
@@ -191,22 +206,23 @@ impl<S: Store> Committer<S> {
     /// [`Stop::Fatal`]: never run anything again.
     pub async fn run(&mut self, work: &mut Work) -> Result<(), Stop> {
         self.close().await?;
-        let mut bisect = Bisect { limit: work.todo.len(), thorough: false };
+        let mut bisect = Bisect::new(self.transaction(&work.todo));
+        let mut ahead = None;
         while !work.todo.is_empty() {
             let frames = match self.settle(&work.todo).await? {
                 Some(frames) => Ok(frames),
-                None => self.attempt(&work.todo, &bisect).await?,
+                None => self.attempt(&work.todo, &bisect, &mut ahead).await?,
             };
             match frames {
                 Ok(frames) => {
                     finish(work, frames);
-                    bisect = Bisect { limit: work.todo.len(), thorough: false };
+                    bisect = Bisect::new(self.transaction(&work.todo));
                 }
                 Err(Refused { frame, reason }) => {
                     let at = frame.and_then(|name| self.index_of(&work.todo, name));
                     if let Some(bad) = bisect.narrow(at, work.todo.len()) {
                         reject(work, bad, &reason);
-                        bisect = Bisect { limit: work.todo.len(), thorough: false };
+                        bisect = Bisect::new(self.transaction(&work.todo));
                     }
                 }
             }
@@ -238,22 +254,47 @@ impl<S: Store> Committer<S> {
         }
     }
 
-    /// Tries to commit the first frames of `todo`: how many went in, or what was refused.
+    /// How many of the frames make a transaction, one at least: a frame is never split.
+    fn transaction(&self, todo: &[Frame]) -> usize {
+        let mut rows = 0;
+        let full = |frame: &Frame| {
+            rows += frame.rows().max(1);
+            rows >= self.rows
+        };
+        todo.iter().position(full).map_or(todo.len(), |last| last + 1)
+    }
+
+    /// Tries to commit the first frames of `todo`: how many went in, or what was refused. Those of
+    /// the next transaction are counted meanwhile.
     async fn attempt(
         &mut self,
         todo: &[Frame],
         bisect: &Bisect,
+        ahead: &mut Option<Ahead>,
     ) -> Result<Result<usize, Refused>, Stop> {
-        let frames = todo.get(..bisect.limit).unwrap_or(todo);
-        let mut asked = if bisect.thorough { Asked::thorough() } else { Asked::default() };
-        let draft = loop {
-            match self.counter.count(frames, &asked).map_err(Fatal::Count)? {
-                Counted::Draft(draft) => break *draft,
-                Counted::Needs(needs) => self.ask(&needs, &mut asked).await?,
-            }
+        let (frames, rest) = todo.split_at_checked(bisect.limit).unwrap_or((todo, &[]));
+        let counted = ahead.take().filter(|ahead| ahead.frames == frames.len() && !bisect.thorough);
+        let draft = match counted {
+            Some(Ahead { draft, .. }) => draft,
+            None => self.count(frames, bisect).await?,
         };
-        match self.store.commit(self.token, draft.set()).await {
-            Ok(()) => self.take(draft),
+        let next = rest.get(..self.transaction(rest)).unwrap_or_default();
+        let asked = Asked::default();
+        let mut counting =
+            (!next.is_empty()).then(|| self.counter.begin(next, &asked, Some(&draft)));
+        let commit = Box::pin(self.store.commit(self.token, draft.set()));
+        let committed = beside(commit, &mut counting).await;
+        if committed.is_ok() {
+            *ahead =
+                counting.and_then(Ahead::finish).map(|draft| Ahead { draft, frames: next.len() });
+        }
+        match committed {
+            Ok(()) => {
+                self.take(draft);
+                if let Some(ahead) = ahead {
+                    self.counter.settle(&mut ahead.draft);
+                }
+            }
             Err(CommitError::Unknown(_) | CommitError::Conflict { .. }) => {
                 // A conflict too may be this very set, committed by an attempt that was given up.
                 self.doubt = Some(Doubt { draft, frames: frames.len() });
@@ -268,6 +309,17 @@ impl<S: Store> Committer<S> {
             Err(CommitError::Data { frame, reason }) => return Ok(Err(Refused { frame, reason })),
         }
         Ok(Ok(frames.len()))
+    }
+
+    /// Counts `frames` over memory, and asks the store for what is missing there.
+    async fn count(&mut self, frames: &[Frame], bisect: &Bisect) -> Result<Draft, Stop> {
+        let mut asked = if bisect.thorough { Asked::thorough() } else { Asked::default() };
+        loop {
+            match self.counter.count(frames, &asked).map_err(Fatal::Count)? {
+                Counted::Draft(draft) => return Ok(*draft),
+                Counted::Needs(needs) => self.ask(&needs, &mut asked).await?,
+            }
+        }
     }
 
     /// Asks the store what counting needs.
@@ -331,6 +383,49 @@ impl<S: Store> Committer<S> {
     }
 }
 
+/// A set that was counted while the one before it was committed: as if that had been taken.
+struct Ahead {
+    draft: Draft,
+    /// How many frames it covers.
+    frames: usize,
+}
+
+impl Ahead {
+    /// What is left to count, once the set before is committed. `None` where the store must be
+    /// asked first, or frames are wrong: counting them over memory tells.
+    fn finish(mut counting: Counting<'_>) -> Option<Draft> {
+        while !counting.step(usize::MAX).ok()? {}
+        match counting.finish() {
+            Counted::Draft(draft) => Some(*draft),
+            Counted::Needs(_) => None,
+        }
+    }
+}
+
+/// Waits for a commit, and counts on while it has to wait. Counting that fails is given up.
+async fn beside<T>(
+    mut commit: impl Future<Output = T> + Unpin,
+    counting: &mut Option<Counting<'_>>,
+) -> T {
+    let mut left = counting.is_some();
+    poll_fn(|cx| {
+        let polled = Pin::new(&mut commit).poll(cx);
+        if polled.is_pending() && left {
+            match counting.as_mut().map(|counting| counting.step(SLICE)) {
+                Some(Ok(done)) => left = !done,
+                _given_up => (left, *counting) = (false, None),
+            }
+            // The store may be ready for more by now.
+            cx.waker().wake_by_ref();
+        }
+        polled
+    })
+    .await
+}
+
+/// Records counted in one go: half a millisecond, in which a store's buffers do not run dry.
+const SLICE: usize = 512;
+
 /// What the store refused.
 struct Refused {
     frame: Option<FrameName>,
@@ -347,6 +442,11 @@ struct Bisect {
 }
 
 impl Bisect {
+    /// Nothing refused yet, of a transaction of so many frames.
+    const fn new(limit: usize) -> Self {
+        Self { limit, thorough: false }
+    }
+
     /// After a refusal: `at` is the frame named, of `len` to do. The frame to reject, if it is
     /// found.
     fn narrow(&mut self, at: Option<usize>, len: usize) -> Option<usize> {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::commit::{Committer, Done, Fatal, Stop, Work};
+use super::commit::{Committer, Done, Fatal, Stop, TRANSACTION_ROWS, Work};
 use super::decode::{self, Decoded};
 use super::intake::{Intake, Place};
 use super::metrics::{FrameOutcome, PipelineMetrics};
@@ -30,7 +30,8 @@ use crate::store::Store;
 /// Bounds of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PipelineConfig {
-    /// Rows that make a transaction; a frame is never split, so it may take some more.
+    /// Rows that are worth a transaction. While one is on its way, frames for [`AHEAD`] more are
+    /// collected.
     pub rows: usize,
     /// How long the first frame of a set waits for others.
     pub wait: Duration,
@@ -47,7 +48,7 @@ pub struct PipelineConfig {
 impl Default for PipelineConfig {
     fn default() -> Self {
         Self {
-            rows: 10_000,
+            rows: TRANSACTION_ROWS,
             wait: Duration::from_millis(250),
             decode_budget: 256 << 20,
             retry_min: Duration::from_millis(100),
@@ -91,6 +92,10 @@ pub async fn run<S: Store>(
 ) -> Result<(), PipelineFailure> {
     Pipeline::new(committer, queue, config, metrics, state).run().await
 }
+
+/// Transactions' worth of frames that are collected at most: within such a set each is counted
+/// while the one before it is committed.
+pub const AHEAD: usize = 4;
 
 /// How soon a frame that is ahead of its turn may come again.
 const RETRY_EARLY_MS: u32 = 1_000;
@@ -234,7 +239,8 @@ impl<S: Store> Pipeline<S> {
     fn has_room(&self) -> bool {
         let used = self.collected.declared + self.flying;
         self.away.is_some()
-            || self.collected.rows < self.config.rows && used < self.config.decode_budget
+            || self.collected.rows < self.config.rows.saturating_mul(AHEAD)
+                && used < self.config.decode_budget
     }
 
     /// When the next set is to be launched, where that depends on time alone.

@@ -40,7 +40,7 @@ pub struct Backup {
 }
 
 /// Everything the model holds, for tests to look at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
     /// Nodes.
     pub nodes: BTreeMap<NodeNo, NodeRow>,

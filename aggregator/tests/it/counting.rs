@@ -12,7 +12,8 @@ use aggregator::store::Store;
 use aggregator::store::model::{Contents, Fault, ModelStore};
 use aggregator::store::row::{EntryNo, FlowRow, WriterToken};
 use flow::{
-    Birth, BootId, BootNanos, ClockOffset, Counters, Epoch, Record, RecordFlags, Seq, StoreId,
+    Birth, BootId, BootNanos, ClockOffset, Counters, Epoch, NetnsId, NetnsInode, Record,
+    RecordFlags, Seq, StoreId,
 };
 use proptest::prelude::*;
 
@@ -99,6 +100,68 @@ fn a_flow_from_its_first_record_to_its_last() {
     assert_eq!(observer.ended, Some(unix(122)), "receipt of the record that ended it");
     assert_eq!(contents.batches.len(), 3, "an interval without records has its row too");
     assert_eq!(contents.epochs.values().next().unwrap().committed, Seq(3));
+}
+
+/// Frames that lean on those before them in every way: entries first seen, grown and ended in them,
+/// another namespace, another epoch, a gap.
+fn leaning_frames() -> Vec<Frame> {
+    let elsewhere = |record: Record| Record {
+        netns: NetnsId { inode: NetnsInode(9), ..record.netns },
+        ..record
+    };
+    let (one, two) = (|n, cum| record(n, 105, 110, 0, cum), |n, cum| record(n, 105, 120, 10, cum));
+    vec![
+        batch(ONE, 1, 110, vec![one(1, 10), one(2, 10), elsewhere(one(3, 10))]),
+        batch(ONE, 2, 120, vec![two(1, 15), ended(two(2, 12)), elsewhere(two(3, 11)), one(4, 1)]),
+        batch(ONE, 3, 130, vec![ended(record(1, 105, 130, 15, 20)), record(2, 105, 130, 12, 13)]),
+        gap(ONE, 4, 5, 140),
+        batch(TWO, 1, 150, vec![record(4, 105, 150, 0, 9), elsewhere(record(3, 105, 150, 0, 14))]),
+        batch(TWO, 2, 160, vec![ended(record(4, 105, 160, 9, 9)), record(5, 155, 160, 0, 2)]),
+    ]
+}
+
+/// What is stored of them in transactions of so many rows, with these faults; how many transactions
+/// that took is another matter.
+fn stored(rows: usize, works: Vec<Vec<Frame>>, faults: &[Fault]) -> Contents {
+    let store = store();
+    let mut committer = start(&store, 0).with_transactions(rows);
+    store.inject(faults.iter().copied());
+    for todo in works {
+        let mut work = Work { todo, done: Vec::new() };
+        for _attempt in 0..10 {
+            match ready(committer.run(&mut work)) {
+                Ok(()) | Err(Stop::Away(_)) => {}
+                Err(Stop::Fatal(fatal)) => panic!("{fatal}"),
+            }
+        }
+        assert!(work.todo.is_empty());
+    }
+    Contents { commits: 0, ..store.contents() }
+}
+
+#[test]
+fn counting_ahead_changes_nothing() {
+    let apart = stored(1, leaning_frames().into_iter().map(|frame| vec![frame]).collect(), &[]);
+    assert_eq!((apart.flows.len(), apart.observers.len(), apart.netns.len()), (13, 5, 2));
+    let faults = [
+        Fault::Unavailable,
+        Fault::LostCommit,
+        Fault::KeptCommit,
+        Fault::LostAndSilent,
+        Fault::KeptAndSilent,
+    ];
+    let difference = |one: &Contents, two: &Contents| {
+        let (one, two) = (format!("{one:?}"), format!("{two:?}"));
+        let at = one.bytes().zip(two.bytes()).position(|(a, b)| a != b)?;
+        let around = at.saturating_sub(300)..at + 60;
+        Some(format!("{} where alone {}", &one[around.clone()], &two[around]))
+    };
+    for rows in [1, 2, 3, 5, 100] {
+        for faults in faults.map(|fault| vec![fault; 2]).into_iter().chain([Vec::new()]) {
+            let ahead = stored(rows, vec![leaning_frames()], &faults);
+            assert_eq!(difference(&ahead, &apart), None, "{rows} rows a transaction, {faults:?}");
+        }
+    }
 }
 
 #[test]
@@ -356,10 +419,7 @@ fn hostile_records_never_panic() {
     let other_boot = BootId([9; 16]);
     let Body::Batch { interval, records } = &mut frame.body else { panic!() };
     interval.clock.wall = flow::UnixNanos(i64::MIN);
-    records.push(Record {
-        netns: flow::NetnsId { boot: other_boot, ..records[0].netns },
-        ..records[0]
-    });
+    records.push(Record { netns: NetnsId { boot: other_boot, ..records[0].netns }, ..records[0] });
     assert_ne!(other_boot, BOOT);
     commit(&mut committer, vec![frame]);
     assert_eq!(total(&store), counters(10).plus(counters(1)).plus(counters(1)).plus(counters(10)));
