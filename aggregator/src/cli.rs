@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use daemon::config::{Flags, Span};
 
+use crate::archive::Format as ArchiveFormat;
 use crate::pki::PkiCommand;
 
 /// Takes the flow records of many gateways and stores each flow once.
@@ -123,6 +124,19 @@ pub enum Command {
     /// happened. Stop the aggregator first. The SQLite file is only read. An interrupted move is
     /// gone on with by the same command; at the end both stores are added up and must agree.
     MigrateStore(MigrateStoreArgs),
+    /// Write flows to files, as CSV or Parquet
+    ///
+    /// One or more files a day and a manifest with their digests and sums, which are compared with
+    /// what the store itself adds up. The store is only read, beside a running aggregator or
+    /// without one. An export into a folder that was interrupted is gone on with by the same
+    /// command. docs/export.md explains every column.
+    Export(ExportArgs),
+    /// Take an export into this store
+    ///
+    /// Everything is checked against the manifest before anything is written. Stop the aggregator
+    /// first. An interrupted import is gone on with by the same command. What is in the store
+    /// already, or could be counted twice, is refused: see docs/export.md.
+    Import(ImportArgs),
     /// Say whether the configuration is right, and which file it came from
     CheckConfig,
     /// Say whether the running program is well; fails where it does not answer
@@ -147,6 +161,35 @@ pub struct MigrateStoreArgs {
     /// The SQLite file to be moved, as sqlite:PATH or PATH
     #[arg(long, value_name = "PATH")]
     pub from: String,
+}
+
+/// Arguments of `export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// Records after this time, like 2026-11-22, "2026-11-22 18:30" (local) or
+    /// 2026-11-22T18:30:00Z [default: from the first]
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+
+    /// Records up to this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+
+    /// How to write them [default: csv, or what the file's name says]
+    #[arg(long, value_enum)]
+    pub format: Option<ArchiveFormat>,
+
+    /// The folder to write into, or one file whose name ends in .csv or .parquet
+    #[arg(short, long, value_name = "DIR|FILE", default_value = "conntracct-export")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `import`.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArgs {
+    /// The export: its folder, its one file, or its manifest
+    #[arg(value_name = "DIR|FILE")]
+    pub export: PathBuf,
 }
 
 /// Arguments of `migrate`.
@@ -314,6 +357,8 @@ Examples:
       who opened what
   conntracct-aggregator flows --follow
       watch records arrive
+  conntracct-aggregator export --from 2026-11-01 --to 2026-12-01 --format parquet -o november
+      a month's records, for an archive or another program; `import november` takes them in again
 
 Configuration: built-in defaults, then the file, then CONNTRACCT_ variables of the environment
 (two underscores between levels: CONNTRACCT_LIMITS__NODES=500), then flags; the later wins.

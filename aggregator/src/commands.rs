@@ -85,6 +85,13 @@ async fn ask(command: Command, config: &Config) -> anyhow::Result<()> {
             let now = UnixNanos::default().plus(SystemTime::UNIX_EPOCH.elapsed()?);
             crate::moving::move_store(from.as_ref(), to, now, &mut out).await?;
         }
+        Command::Export(args) => {
+            crate::archive::export(&args, &config.store, now, &mut out).await?;
+        }
+        Command::Import(args) => {
+            let now = UnixNanos::default().plus(SystemTime::UNIX_EPOCH.elapsed()?);
+            crate::archive::import(&args.export, &config.store, now, &mut out).await?;
+        }
         Command::Pki(_) | Command::CheckConfig | Command::CheckHealth(_) | Command::Version => {}
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -42,6 +43,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     steps.run("many worlds", || sim::new_worlds(flags.worlds));
     steps.run("dashboards, a whole day", dashboards::check_day);
     steps.run("kills", || kills::check(200));
+    steps.run("database away", || kills::check_away(Duration::from_secs(60)));
     if root {
         steps.run("labs", || lab::check_all(CI_PROFILE));
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));

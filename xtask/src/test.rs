@@ -61,10 +61,12 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         steps.skip("containers", "--quick");
         steps.skip("dashboards", "--quick");
         steps.skip("kills", "--quick");
+        steps.skip("database away", "--quick");
     } else {
         steps.run("containers", containers::check);
         steps.run("dashboards", dashboards::check_few);
         steps.run("kills", || kills::check(20));
+        steps.run("database away", || kills::check_away(Duration::from_secs(8)));
     }
     if flags.quick {
         steps.skip("lab", "--quick");

@@ -126,7 +126,7 @@ pub(super) fn which(args: &WhichArgs, nodes: &BTreeMap<String, i64>) -> Result<W
 const DEFAULT_LAST: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// A time with a zone, or a local one; a date alone is its midnight.
-fn time(flag: &'static str, text: &str) -> Result<Timestamp, AskError> {
+pub(crate) fn time(flag: &'static str, text: &str) -> Result<Timestamp, AskError> {
     let local = |text: &str| {
         let civil: DateTime = text.parse().ok()?;
         Some(civil.to_zoned(TimeZone::system()).ok()?.timestamp())

@@ -24,7 +24,8 @@ use crate::config::StoreChoice;
 use crate::store::OpenError;
 
 pub use ask::AskError;
-use reader::Reader;
+pub(crate) use ask::time;
+pub(crate) use reader::Reader;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

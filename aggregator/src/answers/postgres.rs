@@ -21,7 +21,7 @@ use crate::store::row::FlowRow;
 
 /// A store opened for questions.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     url: String,
     connection: Mutex<PgConnection>,
     nodes: Nodes,
@@ -31,7 +31,7 @@ pub(super) struct Reader {
 /// Rows are only ever added, by one process, and a table is read by place from any place on
 /// without an index ("TID Range Scan").
 #[derive(Clone, Debug, Default)]
-pub(super) struct Mark(BTreeMap<i64, String>);
+pub(crate) struct Mark(BTreeMap<i64, String>);
 
 impl Reader {
     /// Connects and checks that this program can read the store.
@@ -56,6 +56,11 @@ impl Reader {
         let nodes = nodes.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
         let nodes = Nodes::new(nodes.collect::<Result<_, sqlx::Error>>().map_err(failed)?);
         Ok(Self { url, connection: Mutex::new(connection), nodes })
+    }
+
+    /// For questions of others.
+    pub(crate) const fn connection(&self) -> &Mutex<PgConnection> {
+        &self.connection
     }
 
     /// The nodes that ever delivered.

@@ -12,7 +12,7 @@ use crate::store::SCHEMA_VERSION;
 
 /// Asks a store. Every question has the same answer from each kind of store.
 #[derive(Debug)]
-pub(super) enum Reader {
+pub(crate) enum Reader {
     Sqlite(sqlite::Reader),
     Postgres(postgres::Reader),
 }
@@ -28,7 +28,7 @@ pub(super) enum Mark {
 
 impl Reader {
     /// Opens the store and checks that this program can read it.
-    pub(super) async fn open(store: &StoreChoice) -> Result<Self, AnswerError> {
+    pub(crate) async fn open(store: &StoreChoice) -> Result<Self, AnswerError> {
         Ok(match store {
             StoreChoice::Sqlite(path) => Self::Sqlite(sqlite::Reader::open(path).await?),
             StoreChoice::Postgres(address) => {

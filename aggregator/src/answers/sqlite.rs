@@ -22,7 +22,7 @@ use crate::store::decode::flow_row;
 
 /// A store opened for questions.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     path: PathBuf,
     pool: SqlitePool,
     nodes: Nodes,
@@ -58,6 +58,11 @@ impl Reader {
         let nodes: Vec<(String, i64)> =
             sqlx::query_as("SELECT name, id FROM node").fetch_all(&pool).await.map_err(failed)?;
         Ok(Self { path: path.to_owned(), pool, nodes: Nodes::new(nodes.into_iter().collect()) })
+    }
+
+    /// For questions of others.
+    pub(crate) fn pool(&self) -> &SqlitePool {
+        &self.pool
     }
 
     /// The nodes that ever delivered.

@@ -11,13 +11,14 @@ mod source;
 mod target;
 mod totals;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flow::UnixNanos;
 use thiserror::Error;
 
+use crate::progress::Progress;
 use crate::store::postgres::PostgresAddress;
 use crate::store::row::ChangeSet;
 use crate::store::sqlite::{SqliteConfig, SqliteStore};
@@ -120,7 +121,7 @@ pub async fn move_store(
 async fn copy(source: &Source<'_>, target: &mut Target, part: Part) -> Result<(), MoveError> {
     let rows = source.count(part).await.map_err(MoveError::Read)?;
     let mut done = target.count(part).await?;
-    let mut progress = Progress::new(part, rows, done);
+    let mut progress = Progress::new(part.name(), rows, done);
     let mut cursor = source.after(part, done).await.map_err(MoveError::Read)?;
     loop {
         let set = source.next(part, &mut cursor, ROWS).await.map_err(MoveError::Read)?;
@@ -144,53 +145,4 @@ const fn size(set: &ChangeSet) -> u64 {
         + set.batches.len()
         + set.gaps.len();
     rows as u64
-}
-
-/// Tells how far it is, where that takes a while: a line that is written anew on a terminal, one
-/// now and then elsewhere.
-struct Progress {
-    part: Part,
-    rows: u64,
-    before: u64,
-    begun: Instant,
-    said: Instant,
-}
-
-impl Progress {
-    fn new(part: Part, rows: u64, before: u64) -> Self {
-        if before > 0 {
-            say(&format!("{}: {before} of {rows} are there already\n", part.name()));
-        }
-        let now = Instant::now();
-        Self { part, rows, before, begun: now, said: now }
-    }
-
-    fn at(&mut self, done: u64) {
-        let terminal = std::io::stderr().is_terminal();
-        let every = Duration::from_secs(if terminal { 1 } else { 15 });
-        if self.said.elapsed() < every && done < self.rows {
-            return;
-        }
-        if self.begun.elapsed() < Duration::from_secs(1) {
-            return;
-        }
-        self.said = Instant::now();
-        let (name, rows) = (self.part.name(), self.rows);
-        let percent = done.saturating_mul(100).checked_div(rows).unwrap_or(100);
-        let rate = rate(done - self.before, self.begun.elapsed());
-        let line = format!("{name}: {done} of {rows} ({percent} %), {rate} a second");
-        let end = if done >= rows { "\n" } else { "" };
-        say(&if terminal { format!("\r{line}\x1b[K{end}") } else { format!("{line}\n") });
-    }
-}
-
-fn rate(rows: u64, time: Duration) -> u64 {
-    u64::try_from(u128::from(rows) * 1_000 / time.as_millis().max(1)).unwrap_or(u64::MAX)
-}
-
-/// Whoever does not read this misses nothing but this.
-fn say(text: &str) {
-    let mut stderr = std::io::stderr().lock();
-    let _ = stderr.write_all(text.as_bytes());
-    let _ = stderr.flush();
 }

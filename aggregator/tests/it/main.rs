@@ -3,6 +3,8 @@
 extern crate conntracct_aggregator as aggregator;
 
 #[cfg(test)]
+mod archive;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod counting;

@@ -1,10 +1,12 @@
 //! `cargo xtask kills`: nodes, aggregator and database are killed at random moments, again and
-//! again, and in the end every byte of every flow is stored once.
+//! again, and in the end every byte of every flow is stored once. With `--away` nobody is killed,
+//! but the database is stopped for a while ([`away`]).
 //!
 //! Ten nodes play conntrack tables that outlive them ([`kernel`]), so what must be stored is
 //! known exactly. Victims are ended by SIGKILL: nothing can be flushed. A killed PostgreSQL loses
 //! what its disk had not been told to keep, as in a power failure.
 
+mod away;
 mod judge;
 mod kernel;
 
@@ -20,6 +22,7 @@ use crate::interrupt::Interrupt;
 use crate::up::Folder;
 use crate::up::stack::{Aggregator, Node, PORT, Place, Programs};
 use crate::workspace::CI_PROFILE;
+pub(crate) use away::check as check_away;
 use kernel::{INTERVAL, Kernel};
 
 /// Flags of `cargo xtask kills`.
@@ -28,6 +31,9 @@ pub(crate) struct Flags {
     /// How many
     #[arg(long, default_value_t = 20)]
     kills: u32,
+    /// Instead of killing, stop the database for so many seconds, once
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["kills", "seed"])]
+    away: Option<u64>,
     /// Seed of who is killed when [default: the time]
     #[arg(long)]
     seed: Option<u64>,
@@ -52,6 +58,9 @@ const HTTP: u16 = 18_000;
 /// # Errors
 /// Something did not start, or what is stored is not what the kernels counted.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
+    if let Some(seconds) = flags.away {
+        return away::run(Duration::from_secs(seconds), &flags.profile, flags.keep);
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let plan = Plan {
         kills: flags.kills,
@@ -64,7 +73,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 
 /// The kills as a test: `kills` of them.
 pub(crate) fn check(kills: u32) -> Result<()> {
-    run(&Flags { kills, seed: None, keep: false, profile: CI_PROFILE.to_owned() })
+    run(&Flags { kills, away: None, seed: None, keep: false, profile: CI_PROFILE.to_owned() })
 }
 
 struct Plan<'a> {
@@ -95,33 +104,9 @@ struct Stage<'a> {
 
 impl Plan<'_> {
     fn run(&self, interrupt: &Interrupt) -> Result<()> {
-        let programs = Programs::build(self.profile)?;
         let folder = Folder::make(self.keep)?;
-        let database = testdb::Server::start().context("PostgreSQL did not start")?;
-        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
-        let store = database.url();
-        let aggregator =
-            Aggregator::prepare(&programs, Place::Here, folder.path(), Some(&store), &names)?;
         let end = PAUSE * self.kills + INTERVAL * 5;
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let began = u64::try_from(wall.as_nanos())?;
-        let kernels: Vec<Kernel> = (0..NODES).map(|n| Kernel::new(n, began, end)).collect();
-        let address = SocketAddr::from(([127, 0, 0, 1], PORT));
-        let nodes = (0..NODES)
-            .map(|n| {
-                let name = format!("node{n}");
-                let node = Node::prepare(&aggregator, Place::Here, &name, address, "1s")?;
-                Ok(node.http(HTTP + u16::from(n)))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let recordings = folder.path().to_owned();
-        let began = Instant::now();
-        let mut stage =
-            Stage { began, kernels, recordings, nodes, aggregator, database, interrupt };
-        stage.aggregator.start(interrupt)?;
-        for node in 0..stage.nodes.len() {
-            stage.start_node(node)?;
-        }
+        let mut stage = Stage::set(self.profile, &folder, end, interrupt)?;
         eprintln!("{NODES} nodes run; {} kills, seed {}", self.kills, self.seed);
         let mut rng = SmallRng::seed_from_u64(self.seed);
         for kill in 1..=self.kills {
@@ -138,7 +123,41 @@ impl Plan<'_> {
     }
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
+    /// Starts a database, an aggregator and ten nodes, whose kernels come to their end at `end`.
+    fn set(
+        profile: &str,
+        folder: &Folder,
+        end: Duration,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self> {
+        let programs = Programs::build(profile)?;
+        let database = testdb::Server::start().context("PostgreSQL did not start")?;
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+        let store = database.url();
+        let aggregator =
+            Aggregator::prepare(&programs, Place::Here, folder.path(), Some(&store), &names)?;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let began = u64::try_from(wall.as_nanos())?;
+        let kernels: Vec<Kernel> = (0..NODES).map(|n| Kernel::new(n, began, end)).collect();
+        let address = SocketAddr::from(([127, 0, 0, 1], PORT));
+        let nodes = (0..NODES)
+            .map(|n| {
+                let name = format!("node{n}");
+                let node = Node::prepare(&aggregator, Place::Here, &name, address, "1s")?;
+                Ok(node.http(HTTP + u16::from(n)))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let recordings = folder.path().to_owned();
+        let began = Instant::now();
+        let mut stage = Self { began, kernels, recordings, nodes, aggregator, database, interrupt };
+        stage.aggregator.start(interrupt)?;
+        for node in 0..stage.nodes.len() {
+            stage.start_node(node)?;
+        }
+        Ok(stage)
+    }
+
     fn start_node(&mut self, at: usize) -> Result<()> {
         let (Some(node), Some(kernel)) = (self.nodes.get_mut(at), self.kernels.get(at)) else {
             bail!("there is no node {at}");
@@ -167,7 +186,7 @@ impl Stage<'_> {
     }
 
     /// Lets the kernels come to their end, waits until that is stored, and looks at everything.
-    fn finish(mut self, end: Duration) -> Result<()> {
+    fn finish(&mut self, end: Duration) -> Result<()> {
         self.interrupt.wait(end.saturating_sub(self.began.elapsed()))?;
         let mut wrong = Vec::new();
         let caught_up = self.interrupt.wait_for("everything to be stored", CATCH_UP, || {

@@ -145,6 +145,18 @@ impl<'a> Aggregator<'a> {
         self.running.as_mut().map_or(Ok(()), Running::check)
     }
 
+    /// A page of its HTTP listener.
+    pub(crate) fn get(&self, path: &str) -> Result<Answer> {
+        let address = SocketAddr::from(([127, 0, 0, 1], AGGREGATOR_HTTP));
+        self.place.enter(|| http::get(address, path))
+    }
+
+    /// What it has logged in all its lives.
+    pub(crate) fn log(&self) -> Result<String> {
+        let log = self.folder.join("log");
+        fs::read_to_string(&log).with_context(|| log.display().to_string())
+    }
+
     /// Ends it in order.
     pub(crate) fn stop(&mut self) -> Result<()> {
         self.running.take().map_or(Ok(()), |running| running.terminate(STOP))
