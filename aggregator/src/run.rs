@@ -1,19 +1,20 @@
 //! Starts and stops the aggregator, in order.
 //!
 //! Start: keys and listeners first, because what is wrong there needs no store; then the store
-//! (its migrations, its writer token, what is open in it), the pipeline, and at last the sessions.
+//! (its migrations, its writer token, what is open in it; a database server is waited for), the
+//! pipeline, and at last the sessions.
 //! Stop: sessions take nothing new and tell the answers they still get; the pipeline's queue then
 //! closes, and it commits what it has; then the store is closed. SIGHUP in between: [`crate::reload`].
 
-use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use daemon::http::{AppState, HttpMetrics, Stats, registry_stats};
+use daemon::http::{AppState, Bound, HttpMetrics, Stats, registry_stats};
 use daemon::ready::{Part, Readiness};
 use flow::UnixNanos;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
+use rand::Rng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
@@ -57,10 +58,10 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         match start.config.store.clone() {
             StoreChoice::Sqlite(path) => {
                 let sqlite = SqliteConfig::new(path);
-                serve(start, Box::pin(SqliteStore::open(&sqlite))).await
+                serve(start, async || Box::pin(SqliteStore::open(&sqlite)).await).await
             }
             StoreChoice::Postgres(address) => {
-                serve(start, Box::pin(PostgresStore::open(&address))).await
+                serve(start, async || Box::pin(PostgresStore::open(&address)).await).await
             }
         }
     })
@@ -69,7 +70,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
 /// Runs on the store that `open` opens when its turn comes.
 async fn serve<S: Backend>(
     start: Start,
-    open: impl Future<Output = Result<S, OpenError>>,
+    open: impl AsyncFn() -> Result<S, OpenError>,
 ) -> anyhow::Result<()> {
     let Start { config, raw, source, log } = start;
     // Before anything else: unheard, it would end the process.
@@ -88,12 +89,15 @@ async fn serve<S: Backend>(
     let settings = ingest_config(&config);
     let endpoint = crate::ingest::listen(config.listen, tls, &settings)?;
     let listen = endpoint.local_addr().unwrap_or(config.listen);
-    let http = match &config.http {
-        Some(listener) => Some(daemon::http::bind(listener, http_metrics.clone()).await?),
-        None => None,
-    };
+    let http = bind(&config, &http_metrics).await?;
 
-    let store = open.await?;
+    let condition = readiness.part("store", "not asked yet");
+    let waiting =
+        Waiting { config: &config, http, http_metrics: &http_metrics, readiness: &readiness };
+    let Some((store, http)) = waiting.open(open, &condition).await? else {
+        info!("stopped, the store was never there");
+        return Ok(());
+    };
     let token = WriterToken(rand::random());
     let committer = Committer::start(store.clone(), token, counter_config(&config), now())
         .await
@@ -110,7 +114,7 @@ async fn serve<S: Backend>(
 
     let (handle, queue) = Handle::channel();
     let (state, states) = watch::channel(StoreState::Up);
-    watch_store(readiness.part("store", "not asked yet"), states);
+    watch_store(condition, states);
     let writing = pipeline_config(&config);
     let counted = metrics.pipeline.clone();
     let mut pipeline = tokio::spawn(pipeline::task::run(committer, queue, writing, counted, state));
@@ -124,7 +128,7 @@ async fn serve<S: Backend>(
         certificates,
         endpoint: endpoint.clone(),
         ingest: settings,
-        http: http.as_ref().map(daemon::http::Bound::keys),
+        http: http.as_ref().map(Bound::keys),
         metrics: metrics.reload.clone(),
     };
     let ingest = Ingest::new(handle, issued, settings, metrics.ingest.clone());
@@ -170,6 +174,88 @@ async fn serve<S: Backend>(
     ended.context("the pipeline died")?.context("the aggregator must stop")?;
     info!("stopped");
     Ok(())
+}
+
+async fn bind(config: &Config, metrics: &HttpMetrics) -> anyhow::Result<Option<Bound>> {
+    Ok(match &config.http {
+        Some(listener) => Some(daemon::http::bind(listener, metrics.clone()).await?),
+        None => None,
+    })
+}
+
+/// An aggregator whose store is not open yet.
+struct Waiting<'a> {
+    config: &'a Config,
+    http: Option<Bound>,
+    http_metrics: &'a HttpMetrics,
+    readiness: &'a Readiness,
+}
+
+impl Waiting<'_> {
+    /// Opens the store. A database server that is away is waited for: machines start in any order.
+    /// Meanwhile `/readyz` says so; nodes find nobody who listens to them and keep their frames.
+    /// `None` where we were told to stop before it was there.
+    async fn open<S>(
+        mut self,
+        open: impl AsyncFn() -> Result<S, OpenError>,
+        condition: &Part,
+    ) -> anyhow::Result<Option<(S, Option<Bound>)>> {
+        let why = match open().await {
+            Err(OpenError::Unavailable { why, .. })
+                if matches!(self.config.store, StoreChoice::Postgres(_)) =>
+            {
+                why
+            }
+            opened => return Ok(Some((opened?, self.http))),
+        };
+        let place = &self.config.store;
+        warn!(%place, reason = %why, "the store is away, waiting for it; nodes keep their frames");
+        condition.degraded(format!("the store is away: {why}"));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = self.http.take().map(|bound| {
+            info!(addresses = ?bound.addresses(), "listening for HTTP until the store is there");
+            let mut registry = Registry::default();
+            self.http_metrics.register(&mut registry);
+            let registry = Arc::new(registry);
+            let shown = Arc::clone(&registry);
+            let stats: Stats = Arc::new(move || registry_stats(&shown));
+            let state = AppState { registry, readiness: self.readiness.clone(), stats };
+            tokio::spawn(bound.serve(state, axum::Router::new(), async move {
+                let _dropped = stopped.await;
+            }))
+        });
+        let store = tokio::select! {
+            () = told_to_stop() => None,
+            store = again(open, condition) => Some(store?),
+        };
+        drop(stop);
+        if let Some(server) = server {
+            let _ended = server.await;
+        }
+        let Some(store) = store else { return Ok(None) };
+        info!("the store is back");
+        // A listener that has ended is made anew, with the metrics of an open store.
+        Ok(Some((store, bind(self.config, self.http_metrics).await?)))
+    }
+}
+
+/// Tries until the store is open, with growing pauses.
+async fn again<S>(
+    open: impl AsyncFn() -> Result<S, OpenError>,
+    condition: &Part,
+) -> Result<S, OpenError> {
+    let mut pause = PipelineConfig::default().retry_min;
+    loop {
+        // Half to one and a half, so that several do not knock together.
+        tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.5))).await;
+        match open().await {
+            Err(OpenError::Unavailable { why, .. }) => {
+                condition.degraded(format!("the store is away: {why}"));
+            }
+            opened => return opened,
+        }
+        pause = pause.saturating_mul(2).min(PipelineConfig::default().retry_max);
+    }
 }
 
 fn now() -> UnixNanos {

@@ -16,9 +16,12 @@ use rustls_pki_types::CertificateDer;
 
 use crate::ingest::fleet::{config_of, dial};
 
-/// A running aggregator; killed when dropped.
+/// A process; killed when dropped.
+struct Process(Child);
+
+/// A running aggregator.
 struct Program {
-    child: Child,
+    child: Process,
     listener: Listener,
     /// Where nodes connect.
     quic: SocketAddr,
@@ -34,57 +37,81 @@ fn command(state: &Path) -> Command {
 impl Program {
     /// Makes a PKI in `state` and starts an aggregator there, on free ports of loopback.
     fn start(state: &Path, more: &[&str]) -> Self {
-        let made = command(state).args(["pki", "init", "--san", "localhost"]).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut child = command(state)
-            .args(["--listen", "[::1]:0", "--http", "127.0.0.1:0"])
-            .args(more)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(child.stderr.take().unwrap());
-        let (lines, log) = mpsc::channel();
-        // Whoever logs must be read.
-        std::thread::spawn(move || {
-            for line in said.lines().map_while(Result::ok) {
-                let _nobody_waits = lines.send(line);
-            }
-        });
+        let (child, log) = spawn(state, more);
+        Self::started(state, child, log)
+    }
+
+    /// The one that is about to take nodes.
+    fn started(state: &Path, child: Process, log: Receiver<String>) -> Self {
         let quic = address(&line(&log, "taking nodes"), "[::1]:");
-        let http = address(&line(&log, "listening for HTTP"), "127.0.0.1:");
-        let token = Some(state.join("http-token"));
-        let listener = Listener { addresses: vec![http], hosts: Vec::new(), token, tls: None };
+        let listener = listener(state, &line(&log, "listening for HTTP"));
         Self { child, listener, quic, log }
     }
 
     /// Sends SIGHUP and returns the line that says what came of it.
     fn reload(&self) -> String {
-        let pid = rustix::process::Pid::from_child(&self.child);
+        let pid = rustix::process::Pid::from_child(&self.child.0);
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
         line(&self.log, "needs_restart")
     }
 
     fn get(&self, target: &str) -> (u16, String) {
-        let Answer { status, body } = get(&self.listener, target).unwrap();
-        (status, String::from_utf8(body).unwrap())
+        ask(&self.listener, target)
     }
 }
 
-impl Drop for Program {
+/// Makes a PKI in `state` and starts an aggregator there, on free ports of loopback.
+fn spawn(state: &Path, more: &[&str]) -> (Process, Receiver<String>) {
+    let made = command(state).args(["pki", "init", "--san", "localhost"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut child = command(state)
+        .args(["--listen", "[::1]:0", "--http", "127.0.0.1:0"])
+        .args(more)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(child.stderr.take().unwrap());
+    let (lines, log) = mpsc::channel();
+    // Whoever logs must be read.
+    std::thread::spawn(move || {
+        for line in said.lines().map_while(Result::ok) {
+            let _nobody_waits = lines.send(line);
+        }
+    });
+    (Process(child), log)
+}
+
+/// The listener that a line of log speaks of.
+fn listener(state: &Path, line: &str) -> Listener {
+    let token = Some(state.join("http-token"));
+    let addresses = vec![address(line, "127.0.0.1:")];
+    Listener { addresses, hosts: Vec::new(), token, tls: None }
+}
+
+fn ask(listener: &Listener, target: &str) -> (u16, String) {
+    let Answer { status, body } = get(listener, target).unwrap();
+    (status, String::from_utf8(body).unwrap())
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 /// The next line of log with `text`, whatever comes before it.
 fn line(log: &Receiver<String>, text: &str) -> String {
-    let mut said = String::new();
+    line_after(log, text, &mut Vec::new())
+}
+
+/// The same, with what came before it.
+fn line_after(log: &Receiver<String>, text: &str, said: &mut Vec<String>) -> String {
     loop {
         match log.recv_timeout(Duration::from_secs(60)) {
             Ok(line) if line.contains(text) => return line,
-            Ok(line) => said += &format!("{line}\n"),
-            Err(error) => panic!("no line with {text:?} ({error}); it said:\n{said}"),
+            Ok(line) => said.push(line),
+            Err(error) => panic!("no line with {text:?} ({error}); it said:\n{}", said.join("\n")),
         }
     }
 }
@@ -178,6 +205,30 @@ fn on_postgresql_the_program_runs_and_shows_no_password() {
     assert!(fine && text.contains("\"row\":\"total\""), "{text}");
     let (fine, text) = ask(&["--dump-config"], &inline);
     assert!(fine && text.contains(&url), "{text}");
+}
+
+#[test]
+fn a_database_that_is_away_at_the_start_is_waited_for() {
+    let mut server = testdb::Server::start().unwrap();
+    let (state, url) = (tempfile::tempdir().unwrap(), server.url());
+    server.shut_down().unwrap();
+    let (child, log) = spawn(state.path(), &["--store", &url]);
+    let waits = line(&log, "the store is away, waiting for it");
+    assert!(waits.contains(" WARN ") && waits.contains(&url), "{waits}");
+    let early = listener(state.path(), &line(&log, "listening for HTTP until the store is there"));
+    assert_eq!(ask(&early, "/healthz"), (200, "alive\n".into()));
+    let (status, body) = ask(&early, "/readyz");
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("the store is away: the connection to the database failed"), "{body}");
+
+    server.start_again().unwrap();
+    let mut said = Vec::new();
+    let back = line_after(&log, "the store is back", &mut said);
+    assert!(back.contains(" INFO "), "{back}");
+    assert!(!said.iter().any(|line| line.contains(" WARN ")), "told once: {said:?}");
+    let program = Program::started(state.path(), child, log);
+    let (status, body) = program.get("/readyz");
+    assert_eq!(status, 200, "{body}");
 }
 
 /// The certificate that the program shows on its QUIC port.
