@@ -33,6 +33,8 @@ enum Name {
     IngestSqlite,
     /// Rows a second from socket to PostgreSQL, against bare COPY and the predecessor's SQL
     IngestPostgres,
+    /// migrate-store, export and import of five million rows, against bare COPY
+    Move,
 }
 
 /// How a benchmark is run.
@@ -53,13 +55,24 @@ impl Name {
             Self::Netlink => ("conntracct-node", "bench_netlink"),
             Self::IngestSqlite => ("conntracct-aggregator", "bench_ingest_sqlite"),
             Self::IngestPostgres => ("conntracct-aggregator", "bench_ingest_postgres"),
+            Self::Move => ("conntracct-aggregator", "bench_move"),
         };
         let programs: &[&str] = match self {
             Self::Table => &["conntracct-node", "conntracct-aggregator"],
-            Self::Wire | Self::Netlink | Self::IngestSqlite | Self::IngestPostgres => &[],
+            Self::Wire | Self::Netlink | Self::IngestSqlite | Self::IngestPostgres | Self::Move => {
+                &[]
+            }
         };
         Plan { package, example, root: matches!(self, Self::Netlink), programs }
     }
+}
+
+/// Moves, exports and imports five million rows: each adds up both sides, so it is a check too.
+///
+/// # Errors
+/// It does not build, or two sides differ.
+pub(crate) fn check_move() -> Result<()> {
+    run(&Flags { name: Name::Move, json: None })
 }
 
 /// Builds and runs the benchmark.

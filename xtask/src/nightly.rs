@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{dashboards, kills, lab, packages, sim};
+use crate::{bench, dashboards, kills, lab, packages, sim};
 
 /// Flags of `cargo xtask nightly`.
 #[derive(clap::Args)]
@@ -42,6 +42,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     });
     steps.run("many worlds", || sim::new_worlds(flags.worlds));
     steps.run("dashboards, a whole day", dashboards::check_day);
+    steps.run("five million rows moved", bench::check_move);
     steps.run("kills", || kills::check(200));
     steps.run("database away", || kills::check_away(Duration::from_secs(60)));
     if root {
