@@ -17,15 +17,18 @@ mod export;
 mod import;
 mod ledger;
 mod manifest;
+mod output;
 mod parquet;
 mod part;
 mod record;
 mod source;
+mod target;
 
-pub use export::{Destination, ExportError, export};
+pub use export::{ExportError, export};
 pub use import::{ImportError, import};
 pub use ledger::LedgerError;
 pub use manifest::{Format, ManifestError, Sums};
+pub use output::Destination;
 pub use part::RowError;
 pub use record::CellError;
 
