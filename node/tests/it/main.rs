@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod cli;
+#[cfg(test)]
+mod ebpf_sweep;
 mod filter;
 mod fixtures;
 #[path = "../../examples/bench_table/gateway.rs"]
