@@ -197,11 +197,8 @@ pub enum Command {
     Join(JoinCommand),
     /// Show the live connections of the running node
     Flows(FlowsArgs),
-    /// Write where things lie in this kernel, or in one whose type information is given
-    ///
-    /// With --btf the kernel's own type information is not needed: the result goes to kernels built
-    /// without, for --layout there.
-    Layout,
+    /// Write where things lie in this kernel, for --layout on a kernel that does not say it
+    Layout(LayoutArgs),
     /// Put the conntrack sysctls back to what they were before the node changed them
     RestoreSysctls,
     /// Show version, commit and compiler
@@ -216,6 +213,14 @@ pub struct HealthArgs {
     /// Without it being alive is enough, and what is the matter is only shown.
     #[arg(long)]
     pub ready: bool,
+}
+
+/// Arguments of `layout`.
+#[derive(Debug, Args)]
+pub struct LayoutArgs {
+    /// The type information (BTF) of the kernel that is meant [default: the running one's]
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
 }
 
 /// Arguments of `flows`.
@@ -285,7 +290,11 @@ impl Cli {
         let accept = run.accept_new_store.then_some(true);
         flags.set("accept_new_store", "--accept-new-store", accept);
         flags.set("source", "--source", run.source.clone());
-        flags.set("ebpf.btf", "--btf", run.btf.as_ref().map(text));
+        let btf = match &self.command {
+            Some(Command::Layout(args)) => args.btf.as_ref(),
+            _ => run.btf.as_ref(),
+        };
+        flags.set("ebpf.btf", "--btf", btf.map(text));
         flags.set("ebpf.layout", "--layout", run.layout.as_ref().map(text));
         flags.set("record", "--record", run.record.as_ref().map(text));
         flags.set("interval", "--interval", run.interval.clone());

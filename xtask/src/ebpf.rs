@@ -58,7 +58,8 @@ impl Hashes {
 
     /// How what was found differs from what is written down.
     fn difference(&self, written: &str) -> Option<String> {
-        let written_is = |name: &str, hash: &str| written.lines().any(|l| l == format!("{name} {hash}"));
+        let written_is =
+            |name: &str, hash: &str| written.lines().any(|l| l == format!("{name} {hash}"));
         if !written_is("sources", &self.sources) {
             return Some("was built from other sources: run `cargo xtask ebpf`".to_owned());
         }
@@ -138,9 +139,13 @@ impl Linker {
     fn find() -> Result<Self> {
         let sysroot = nightly_sysroot()?;
         if !sysroot.join("lib/rustlib/src/rust/library/core").is_dir() {
-            workspace::run(
-                Command::new("rustup").args(["component", "add", "rust-src", "--toolchain", "nightly"]),
-            )?;
+            workspace::run(Command::new("rustup").args([
+                "component",
+                "add",
+                "rust-src",
+                "--toolchain",
+                "nightly",
+            ]))?;
         }
         if workspace::has_program("bpf-linker") {
             return Ok(Self { folder: None });
@@ -160,7 +165,8 @@ impl Linker {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| name(path).starts_with("libLLVM.so."))
             .context("the nightly compiler brings no libLLVM.so.*")?;
-        let major = name(&library)["libLLVM.so.".len()..].split('.').next().unwrap_or("").to_owned();
+        let major =
+            name(&library)["libLLVM.so.".len()..].split('.').next().unwrap_or("").to_owned();
         let lib = folder.join("lib");
         fs::create_dir_all(&lib)?;
         for link in ["libLLVM.so".to_owned(), name(&library)] {
@@ -221,7 +227,8 @@ mod tests {
 
     #[test]
     fn other_sources_and_another_object_are_noticed() {
-        let hashes = |sources: &str, object: &str| Hashes { sources: sources.into(), object: object.into() };
+        let hashes =
+            |sources: &str, object: &str| Hashes { sources: sources.into(), object: object.into() };
         let written = hashes("a", "b").to_text();
         assert_eq!(hashes("a", "b").difference(&written), None);
         assert!(hashes("x", "b").difference(&written).unwrap().contains("other sources"));

@@ -20,7 +20,11 @@ pub const CHUNK: usize = 512;
 /// Default size of the ring buffer in bytes: a power of two, pages.
 pub const RING_BYTES: u32 = 16 << 20;
 
-/// What a record of the ring buffer tells.
+/// Size of the ring buffer `ADOPTED` in bytes. The kernel lists some 150 entries a datagram, a few
+/// datagrams ahead of the reader, who empties it after each.
+pub const ADOPTED_BYTES: u32 = 1 << 20;
+
+/// What a record of a ring buffer tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Kind {
@@ -84,7 +88,7 @@ pub struct Entry {
     pub block: [u8; SPAN_MAX],
 }
 
-/// A record of the ring buffer `EVENTS`.
+/// A record of the ring buffers `EVENTS` and `ADOPTED`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Event {
@@ -94,6 +98,8 @@ pub struct Event {
     pub kind: u16,
     /// Inode of the entry's network namespace.
     pub netns: u32,
+    /// `CLOCK_MONOTONIC` in nanoseconds when the hook ran: it orders the records of both buffers.
+    pub time: u64,
     /// The entry.
     pub entry: Entry,
 }
@@ -109,6 +115,6 @@ pub struct Sweep {
 }
 
 const _: () = assert!(size_of::<Entry>() == 336 && align_of::<Entry>() == 8);
-const _: () = assert!(size_of::<Event>() == 344 && align_of::<Event>() == 8);
+const _: () = assert!(size_of::<Event>() == 352 && align_of::<Event>() == 8);
 const _: () = assert!(size_of::<Sweep>() == CHUNK * (8 + 336) && align_of::<Sweep>() == 8);
 const _: () = assert!(RING_BYTES.is_power_of_two());

@@ -1,8 +1,8 @@
 //! Copying one entry.
 
 use abi::{COUNTED, Entry, HELD, READ, SPAN_MAX, STAMPED};
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
 use crate::layout::{CT_EXT, CT_SPAN, CT_USE, EXT_ACCT, EXT_TSTAMP};
 

@@ -1,7 +1,7 @@
 //! Births, deaths and what was there before: records of the ring buffer.
 
-use abi::{Event, Kind, LOSS_KINDS, READ, RING_BYTES, VERSION};
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use abi::{ADOPTED_BYTES, Event, Kind, LOSS_KINDS, READ, RING_BYTES, VERSION};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::{kprobe, map, raw_tracepoint};
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
@@ -13,6 +13,11 @@ use crate::layout::{
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// What is listed has a buffer of its own: it comes in bursts of a datagram's entries, and takes
+/// no room from births and deaths.
+#[map]
+static ADOPTED: RingBuf = RingBuf::with_byte_size(ADOPTED_BYTES, 0);
 
 /// Records that did not fit, by kind.
 #[map]
@@ -65,7 +70,9 @@ pub fn collect(ctx: RawTracePointContext) -> i32 {
 /// Puts a record into the ring buffer. Says whether `ct` was worth one.
 #[inline(always)]
 fn tell(kind: Kind, ct: u64) -> bool {
-    let Some(mut record) = EVENTS.reserve::<Event>(0) else {
+    let listed = kind as u16 == Kind::Adopt as u16;
+    let ring = if listed { ADOPTED.reserve::<Event>(0) } else { EVENTS.reserve::<Event>(0) };
+    let Some(mut record) = ring else {
         lose(kind);
         return true;
     };
@@ -75,13 +82,14 @@ fn tell(kind: Kind, ct: u64) -> bool {
     let wanted = unsafe {
         (*event).version = VERSION;
         (*event).kind = kind as u16;
+        (*event).time = bpf_ktime_get_ns();
         entry::copy(ct, &raw mut (*event).entry);
         is_wanted(kind, event)
     };
     if wanted {
-        // SAFETY: a plain query of a map that is there.
-        let waiting = EVENTS.query(AVAILABLE);
-        record.submit(if waiting >= WAKE_BYTES.load() { FORCE_WAKEUP } else { NO_WAKEUP });
+        // Who lists comes for what was listed without being woken.
+        let wake = !listed && EVENTS.query(AVAILABLE) >= WAKE_BYTES.load();
+        record.submit(if wake { FORCE_WAKEUP } else { NO_WAKEUP });
     } else {
         record.discard(NO_WAKEUP);
     }

@@ -17,7 +17,6 @@ use crate::netlink;
 
 /// A collector in the lab; `None`, with the reason printed, where the kernel does not describe
 /// itself.
-#[expect(clippy::print_stdout, reason = "a test says why it is skipped")]
 fn open(lab: &Lab) -> Option<Collector> {
     if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
         println!("skipped, this kernel has no type information");
@@ -28,7 +27,10 @@ fn open(lab: &Lab) -> Option<Collector> {
 }
 
 fn by_key(readings: Vec<Reading>) -> BTreeMap<EntryKey, Reading> {
-    readings.into_iter().map(|reading| (reading.key(), Reading { kernel_id: 0, ..reading })).collect()
+    readings
+        .into_iter()
+        .map(|reading| (reading.key(), Reading { kernel_id: 0, ..reading }))
+        .collect()
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod fixtures;
 #[path = "../../examples/bench_table/gateway.rs"]
 mod gateway;
 mod golden;
+#[cfg(test)]
+mod kernel;
 mod lab;
 #[cfg(test)]
 mod memory;

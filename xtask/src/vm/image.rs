@@ -155,7 +155,7 @@ fn install_modules(root: &Path, kernel: &Fetched) -> Result<()> {
     let to = Path::new("/lib/modules").join(&kernel.release);
     for file in files {
         let from = kernel.modules.join(file);
-        let plain = file.strip_suffix(".xz").or(file.strip_suffix(".zst")).unwrap_or(file);
+        let plain = file.strip_suffix(".xz").or_else(|| file.strip_suffix(".zst")).unwrap_or(file);
         install(root, &from, &to.join(plain))?;
         if plain != file {
             let tool = if file.ends_with(".xz") { "xz" } else { "zstd" };
@@ -187,8 +187,9 @@ fn module_name(file: &str) -> String {
 const TOOLS: &[&str] = &["ip", "nft", "conntrack", "ping"];
 
 /// What the start needs besides. Not `ip`: busybox has one, too.
-const APPLETS: &[&str] =
-    &["sh", "mount", "mkdir", "modprobe", "poweroff", "cat", "ls", "echo", "sleep", "grep", "dmesg"];
+const APPLETS: &[&str] = &[
+    "sh", "mount", "mkdir", "modprobe", "poweroff", "cat", "ls", "echo", "sleep", "grep", "dmesg",
+];
 
 const MODULES: &[&str] = &[
     "veth",

@@ -63,9 +63,10 @@ impl Kernel {
         apt.update()?;
         // From 7.x on the image is in linux-binary-*, its modules in linux-modules-*.
         let names = apt.dependencies("linux-image-cloud-amd64")?;
-        let image = names.iter().find(|name| name.starts_with("linux-image-")).with_context(|| {
-            format!("linux-image-cloud-amd64 of {} leads to no kernel: {names:?}", self.suite())
-        })?;
+        let image =
+            names.iter().find(|name| name.starts_with("linux-image-")).with_context(|| {
+                format!("linux-image-cloud-amd64 of {} leads to no kernel: {names:?}", self.suite())
+            })?;
         let mut wanted = vec![image.clone()];
         let more = apt.dependencies(image)?.into_iter();
         wanted.extend(more.filter(|name| {
@@ -106,7 +107,8 @@ impl Apt {
         }
         let list = folder.join("sources.list");
         let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        let signed = if Path::new(keys).exists() { format!("[signed-by={keys}] ") } else { String::new() };
+        let signed =
+            if Path::new(keys).exists() { format!("[signed-by={keys}] ") } else { String::new() };
         fs::write(&list, format!("deb {signed}http://deb.debian.org/debian {suite} main\n"))?;
         let set = |key: &str, value: &Path| format!("{key}={}", value.display());
         let options = vec![
@@ -124,7 +126,9 @@ impl Apt {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        self.options.iter().for_each(|option| drop(command.args(["-o", option])));
+        for option in &self.options {
+            command.args(["-o", option]);
+        }
         command.current_dir(self.folder.join("down"));
         command
     }

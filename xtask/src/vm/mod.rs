@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::packages;
-use crate::workspace;
 use kernel::Kernel;
 
 /// Flags of `cargo xtask vm`.
@@ -68,12 +67,6 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 pub(crate) fn smoke() -> Result<()> {
     let kernel = Some(Kernel::V6_12);
     run(&Flags { kernel, yes: false, command: Vec::new() })
-}
-
-/// Whether the smoke test can run here; else why not.
-pub(crate) fn is_missing() -> Option<&'static str> {
-    (!workspace::has_program("qemu-system-x86_64"))
-        .then_some("needs qemu-system-x86 (apt-get install qemu-system-x86)")
 }
 
 fn summarize(rows: &[(Kernel, Option<(String, machine::Verdict)>)]) -> Result<()> {

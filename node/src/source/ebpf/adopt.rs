@@ -149,11 +149,7 @@ impl EbpfSource {
 
     /// Lists the namespaces whose turn it is: all of them where births were lost, else each one
     /// every few minutes, and one that has entries without a name.
-    pub(super) fn reconcile(
-        &mut self,
-        now: BootNanos,
-        all: bool,
-    ) -> Vec<(NetnsInode, String)> {
+    pub(super) fn reconcile(&mut self, now: BootNanos, all: bool) -> Vec<(NetnsInode, String)> {
         let mut due: Vec<NetnsInode> = self
             .watched
             .iter()
@@ -202,7 +198,8 @@ impl EbpfSource {
         let mut last = DumpError::Interrupted;
         for _ in 0..TRIES {
             let Some(watched) = self.watched.get_mut(&inode) else { break };
-            let dump = watched.dump.take().map_or_else(|| watched.netns.enter(DumpSocket::open), Ok);
+            let dump =
+                watched.dump.take().map_or_else(|| watched.netns.enter(DumpSocket::open), Ok);
             let mut dump = dump.map_err(|error| entering(&watched.netns, error))?;
             let before = buckets();
             let (joined, done) = self.list_once(inode, &mut dump);

@@ -100,7 +100,8 @@ impl<'a> Btf<'a> {
     /// # Errors
     /// When there is none.
     pub fn structure(&self, name: &str) -> Result<TypeId, BtfError> {
-        self.named(name, &[STRUCT]).ok_or_else(|| BtfError::NoType { name: format!("struct {name}") })
+        self.named(name, &[STRUCT])
+            .ok_or_else(|| BtfError::NoType { name: format!("struct {name}") })
     }
 
     /// The value of an enumerator; `None` where the enumeration has none of this name.
@@ -191,7 +192,7 @@ impl<'a> Btf<'a> {
             let bits = number(member, 8) & if found.flag { 0x00ff_ffff } else { u32::MAX };
             let at = bits / 8;
             if named != 0 && self.is_string(named, name) {
-                return Ok((bits % 8 == 0).then_some(Place { at, kind }));
+                return Ok(bits.is_multiple_of(8).then_some(Place { at, kind }));
             }
             if named == 0
                 && let Some(inner) = self.find(kind, name, depth - 1)?
@@ -263,7 +264,8 @@ impl<'a> Part<'a> {
         let section = |offset: usize, length: usize| {
             let begin = u64::from(header) + u64::from(number(bytes, offset));
             let end = begin + u64::from(number(bytes, length));
-            let range = Range { start: usize::try_from(begin).ok()?, end: usize::try_from(end).ok()? };
+            let range =
+                Range { start: usize::try_from(begin).ok()?, end: usize::try_from(end).ok()? };
             bytes.get(range)
         };
         let types = section(8, 12).ok_or(BtfError::Header)?;

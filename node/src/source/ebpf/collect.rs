@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use flow::Reading;
 
+use super::EbpfError;
 use super::feed::{Feed, FeedBounds};
 use super::layout::Layout;
 use super::programs::{LoadSettings, Loaded, Programs};
 use super::table::LiveTable;
-use super::EbpfError;
 use crate::netns::Netns;
 
 /// Entries of one namespace whose packets were transmitted while it listened.
@@ -28,10 +28,10 @@ impl Collector {
     pub fn open(layout: Layout, netns: &Netns, limit: usize) -> Result<Self, EbpfError> {
         let ring_bytes = 64 << 20;
         let settings = LoadSettings { ring_bytes, only_netns: netns.inode().0 };
-        let Loaded { mut programs, ring, losses } = Programs::load(&layout, settings)?;
+        let Loaded { mut programs, rings } = Programs::load(&layout, settings)?;
         programs.collect()?;
         let bounds = FeedBounds { births: limit, ends: limit };
-        let feed = Feed::start(ring, losses, layout, bounds)
+        let feed = Feed::start(rings, layout, bounds)
             .map_err(|error| EbpfError::Kernel { what: "starting to read the ring", error })?;
         Ok(Self { programs, feed, layout, found: BTreeMap::new() })
     }

@@ -75,8 +75,7 @@ pub const fn is_held(entry: &Entry) -> bool {
 
 fn counters(entry: &Entry) -> Option<Counters> {
     let [packets, bytes, reply_packets, reply_bytes] = entry.counters;
-    (entry.flags & COUNTED != 0)
-        .then(|| Counters::new(packets, bytes, reply_packets, reply_bytes))
+    (entry.flags & COUNTED != 0).then(|| Counters::new(packets, bytes, reply_packets, reply_bytes))
 }
 
 /// The copied bytes of a `struct nf_conn`. Nothing lies beyond: the layout was checked.
@@ -186,7 +185,10 @@ pub(super) mod tests {
     fn every_field_is_found() {
         let found = parse(&tcp(1001, 5, [1, 40, 2, 80])).unwrap();
         let addr = |text: &str| text.parse().unwrap();
-        assert_eq!(found.orig, Tuple::ports(Proto::TCP, addr("10.0.0.1:1001"), addr("10.0.0.2:80")));
+        assert_eq!(
+            found.orig,
+            Tuple::ports(Proto::TCP, addr("10.0.0.1:1001"), addr("10.0.0.2:80"))
+        );
         assert_eq!(found.reply, found.orig.inverse());
         assert_eq!((found.zone, found.mark, found.tcp.name()), (Zone(7), 42, "ESTABLISHED"));
         assert_eq!((found.start, found.stop, found.fresh), (5, 0, true));

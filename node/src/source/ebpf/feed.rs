@@ -1,4 +1,4 @@
-//! Records of the ring buffer, taken out as they come.
+//! Records of the ring buffers, taken out as they come.
 //!
 //! One thread takes them into a bounded queue, so that a disk or an aggregator that is slow for a
 //! while does not fill the ring. The kernel wakes it when an eighth of the ring is full; else it
@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
 use ebpf_abi::Kind;
 use flow::{BootNanos, Counters, NetnsInode, Reading};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 use super::entry;
 use super::layout::Layout;
+use super::programs::Rings;
 use crate::clock;
 use crate::sys;
 
@@ -81,8 +81,7 @@ struct Shared {
 }
 
 struct Inner {
-    ring: RingBuf<MapData>,
-    losses: PerCpuArray<MapData, u64>,
+    rings: Rings,
     queue: Queue,
 }
 
@@ -98,23 +97,18 @@ struct Queue {
 
 impl Feed {
     /// Starts the thread.
-    pub(super) fn start(
-        ring: RingBuf<MapData>,
-        losses: PerCpuArray<MapData, u64>,
-        layout: Layout,
-        bounds: FeedBounds,
-    ) -> io::Result<Self> {
+    pub(super) fn start(rings: Rings, layout: Layout, bounds: FeedBounds) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let waiter = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let nothing = epoll::EventData::new_u64(0);
         epoll::add(&waiter, &wake, nothing, epoll::EventFlags::IN)?;
         // By edges: the ring is readable while anything is in it, the edge is the wake-up.
-        epoll::add(&waiter, &ring, nothing, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        epoll::add(&waiter, &rings.events, nothing, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         let shared = Arc::new(Shared {
             waiter,
             wake,
             stop: AtomicBool::new(false),
-            inner: Mutex::new(Inner { ring, losses, queue: Queue::new(layout, bounds) }),
+            inner: Mutex::new(Inner { rings, queue: Queue::new(layout, bounds) }),
         });
         let reader = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("ct-ring".to_owned());
@@ -133,7 +127,7 @@ impl Feed {
     pub(super) fn counts(&self) -> FeedCounts {
         let inner = self.shared.lock();
         let lost = |kind: Kind| {
-            let values = inner.losses.get(&(kind as u32), 0);
+            let values = inner.rings.losses.get(&(kind as u32), 0);
             values.map_or(0, |values| values.iter().sum())
         };
         FeedCounts {
@@ -176,9 +170,20 @@ impl Shared {
 
 impl Inner {
     fn drain(&mut self) {
-        while let Some(record) = self.ring.next() {
-            self.queue.push(&record);
+        let Self { rings, queue } = self;
+        // First, so that everything before one of these is in the other buffer by now.
+        let mut adopted = VecDeque::new();
+        while let Some(record) = rings.adopted.next() {
+            adopted.extend(queue.parse(&record));
         }
+        while let Some(record) = rings.events.next() {
+            let Some((time, told)) = queue.parse(&record) else { continue };
+            while let Some((_, earlier)) = adopted.pop_front_if(|(listed, _)| *listed < time) {
+                queue.push(earlier);
+            }
+            queue.push(told);
+        }
+        adopted.into_iter().for_each(|(_, told)| queue.push(told));
     }
 }
 
@@ -188,21 +193,20 @@ impl Queue {
         Self { layout, bounds, waiting, waiting_births: 0, waiting_ends: 0, counts }
     }
 
-    /// Takes a record in, or drops and counts it.
-    fn push(&mut self, record: &[u8]) {
+    /// What a record tells, and when its hook ran; what is no record is counted.
+    fn parse(&mut self, record: &[u8]) -> Option<(u64, Told)> {
         let told = sys::ring_record(record).and_then(|event| {
             let kind = Kind::of(event.kind)?;
             let netns = NetnsInode(event.netns);
             let reading = entry::reading(&self.layout, &event.entry, netns).ok()?;
-            Some(Told { kind, at: clock::now(), ct: event.entry.ct, reading })
+            Some((event.time, Told { kind, at: clock::now(), ct: event.entry.ct, reading }))
         });
-        match told {
-            Some(told) => self.push_told(told),
-            None => self.counts.malformed += 1,
-        }
+        self.counts.malformed += u64::from(told.is_none());
+        told
     }
 
-    fn push_told(&mut self, told: Told) {
+    /// Takes in what was told, or drops and counts it.
+    fn push(&mut self, told: Told) {
         let counts = &mut self.counts;
         if told.kind == Kind::End {
             counts.ends += 1;
@@ -249,8 +253,8 @@ mod tests {
     fn what_does_not_fit_is_dropped_and_counted_by_kind() {
         let mut queue = Queue::new(linux_6_12(), FeedBounds { births: 1, ends: 2 });
         for port in 1..=3 {
-            queue.push_told(told(Kind::New, port));
-            queue.push_told(told(Kind::End, port));
+            queue.push(told(Kind::New, port));
+            queue.push(told(Kind::End, port));
         }
         let counts = queue.counts;
         assert_eq!((counts.births, counts.ends), (3, 3));
@@ -258,7 +262,7 @@ mod tests {
         assert_eq!(counts.dropped, Counters::new(1, 40, 2, 80));
         let taken: Vec<_> = queue.take().iter().map(|told| (told.kind, told.ct)).collect();
         assert_eq!(taken, [(Kind::New, 1), (Kind::End, 1), (Kind::End, 2)]);
-        queue.push_told(told(Kind::End, 9));
+        queue.push(told(Kind::End, 9));
         assert_eq!(queue.take().len(), 1, "there is room again");
         assert_eq!(queue.counts.dropped_ends, 1);
     }
@@ -266,8 +270,8 @@ mod tests {
     #[test]
     fn a_record_that_is_none_is_counted() {
         let mut queue = Queue::new(linux_6_12(), FeedBounds { births: 1, ends: 1 });
-        queue.push(&[0; 8]);
-        queue.push(&[0; size_of::<ebpf_abi::Event>()]);
+        assert_eq!(queue.parse(&[0; 8]), None);
+        assert_eq!(queue.parse(&[0; size_of::<ebpf_abi::Event>()]), None);
         assert_eq!((queue.counts.malformed, queue.take().len()), (2, 0));
     }
 }

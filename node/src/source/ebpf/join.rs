@@ -119,8 +119,8 @@ pub(super) const SAMPLE: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::tests::tcp;
     use super::super::entry::reading;
+    use super::super::entry::tests::tcp;
     use super::super::layout::tests::linux_6_12;
     use super::*;
 
@@ -167,7 +167,10 @@ mod tests {
         assert_eq!(what(|r| r.zone.0 = 9), Some("the zone"));
         assert_eq!(what(|r| r.start = 9), Some("the start"));
         assert_eq!(what(|r| r.counters = None), Some("the counters"));
-        assert_eq!(what(|r| r.counters = Some(flow::Counters::new(1, 80, 0, 0))), Some("the counters"));
+        assert_eq!(
+            what(|r| r.counters = Some(flow::Counters::new(1, 80, 0, 0))),
+            Some("the counters")
+        );
         assert_eq!(what(|r| r.mark = 9), None, "it may have changed");
     }
 }

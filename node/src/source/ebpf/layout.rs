@@ -151,8 +151,10 @@ impl Layout {
     /// When the file is not there, is no BTF, or does not describe conntrack.
     pub fn of_files(base: &Path, module: Option<&Path>) -> Result<Self, LayoutError> {
         let read = |path: &Path| {
-            std::fs::read(path)
-                .map_err(|error| LayoutError::Unreadable { file: path.display().to_string(), error })
+            std::fs::read(path).map_err(|error| LayoutError::Unreadable {
+                file: path.display().to_string(),
+                error,
+            })
         };
         let bytes = read(base)?;
         let split = module.map(read).transpose()?;
@@ -205,8 +207,7 @@ impl Layout {
             Err(BtfError::NoMember { .. }) => Ok(None),
             other => other.map(Some),
         };
-        let tuple =
-            |path: &str| btf.member("nf_conntrack_tuple", path).map(|place| place.at);
+        let tuple = |path: &str| btf.member("nf_conntrack_tuple", path).map(|place| place.at);
         Ok(Self {
             nf_conn: ConnLayout {
                 size: btf.size(btf.structure("nf_conn")?)?,
@@ -347,7 +348,15 @@ pub(super) mod tests {
                 mark: Some(168),
                 zone: Some(12),
             },
-            tuple: TupleLayout { src: 0, sport: 16, l3num: 18, dst: 20, dport: 36, proto: 38, dir: 39 },
+            tuple: TupleLayout {
+                src: 0,
+                sport: 16,
+                l3num: 18,
+                dst: 20,
+                dport: 36,
+                proto: 38,
+                dir: 39,
+            },
             nf_ct_ext: ExtLayout { acct: 3, tstamp: 5 },
             net_inum: 148,
             skb_nfct: 104,
@@ -386,7 +395,9 @@ pub(super) mod tests {
     fn the_running_kernel_describes_conntrack() {
         let file = Path::new("/sys/kernel/btf/vmlinux");
         let module = Path::new("/sys/kernel/btf/nf_conntrack");
-        if !file.exists() || (!module.exists() && Path::new("/sys/module/nf_conntrack/sections").exists()) {
+        if !file.exists()
+            || (!module.exists() && Path::new("/sys/module/nf_conntrack/sections").exists())
+        {
             return;
         }
         let layout = Layout::of_kernel().unwrap();

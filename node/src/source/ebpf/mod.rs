@@ -41,8 +41,8 @@ use flow::{BootNanos, NetnsInode};
 use self::adopt::Watched;
 use self::feed::{Feed, FeedBounds, FeedCounts};
 use self::hooks::{Hooks, NoHook};
-use self::join::Join;
 pub use self::join::Contradiction;
+use self::join::Join;
 use self::layout::{Layout, LayoutError};
 use self::programs::{LoadSettings, Loaded, Programs, ProgramsError};
 use self::table::LiveTable;
@@ -209,10 +209,10 @@ impl EbpfSource {
         let only_netns = only_netns
             .map_err(|error| EbpfError::Kernel { what: "looking at the own namespace", error })?;
         let settings = LoadSettings { ring_bytes: config.ring_bytes, only_netns };
-        let Loaded { mut programs, ring, losses } = Programs::load(&layout, settings)?;
+        let Loaded { mut programs, rings } = Programs::load(&layout, settings)?;
         programs.attach(&hooks)?;
         let bounds = FeedBounds { births: config.births_limit, ends: config.ended_limit };
-        let feed = Feed::start(ring, losses, layout, bounds)
+        let feed = Feed::start(rings, layout, bounds)
             .map_err(|error| EbpfError::Kernel { what: "starting to read the ring", error })?;
         let mut source = Self {
             table: LiveTable::new(config.live_limit),
@@ -364,13 +364,11 @@ impl Source for EbpfSource {
         let lost_ends = self.lost_ends(&counts);
         let fills = self.watched.values().filter_map(|watched| watched.fill.read());
         SourceHealth {
-            reliable_ends: lost_ends + counts.dropped_ends == before + counts.dropped_ends,
+            reliable_ends: lost_ends == before,
             dropped_ends: counts.dropped_ends,
             dropped: counts.dropped,
             lost_ends,
-            lost_births: counts.lost_births
-                + counts.dropped_births
-                + self.table.counts().untracked,
+            lost_births: counts.lost_births + counts.dropped_births + self.table.counts().untracked,
             overruns: self.noticed.overruns,
             guard_trips: 0,
             births: counts.births,
@@ -384,5 +382,8 @@ impl Source for EbpfSource {
 
 /// The programs' failure as the source's.
 fn unusable(error: ProgramsError) -> SourceError {
-    SourceError::Kernel { what: "reading conntrack by eBPF".to_owned(), error: io::Error::other(error) }
+    SourceError::Kernel {
+        what: "reading conntrack by eBPF".to_owned(),
+        error: io::Error::other(error),
+    }
 }

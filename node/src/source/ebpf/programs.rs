@@ -81,7 +81,15 @@ pub struct Loaded {
     /// The programs.
     pub programs: Programs,
     /// Where the kernel's records are.
-    pub ring: RingBuf<MapData>,
+    pub rings: Rings,
+}
+
+/// Where the kernel's records are.
+pub struct Rings {
+    /// Births and deaths.
+    pub events: RingBuf<MapData>,
+    /// Entries that were listed.
+    pub adopted: RingBuf<MapData>,
     /// What did not fit there, by kind.
     pub losses: PerCpuArray<MapData, u64>,
 }
@@ -128,8 +136,11 @@ impl Programs {
         let mut ebpf = loader.load(OBJECT).map_err(loading)?;
         let losses = ebpf.take_map("LOSSES").and_then(|map| PerCpuArray::try_from(map).ok());
         let losses = losses.ok_or(ProgramsError::Object { what: "LOSSES" })?;
-        let ring = ebpf.take_map("EVENTS").and_then(|map| RingBuf::try_from(map).ok());
-        let ring = ring.ok_or(ProgramsError::Object { what: "EVENTS" })?;
+        let mut ring = |what: &'static str| {
+            let ring = ebpf.take_map(what).and_then(|map| RingBuf::try_from(map).ok());
+            ring.ok_or(ProgramsError::Object { what })
+        };
+        let rings = Rings { events: ring("EVENTS")?, adopted: ring("ADOPTED")?, losses };
         let Some(Map::Array(array)) = ebpf.map("SWEEP") else {
             return Err(ProgramsError::Object { what: "SWEEP" });
         };
@@ -137,7 +148,7 @@ impl Programs {
         let buffer = buffer.map_err(ProgramsError::Map)?;
         let mut programs = Self { ebpf, buffer, adopting: None, adoption: None };
         programs.raw("sweep")?.load().map_err(|error| refused("sweep", error))?;
-        Ok(Loaded { programs, ring, losses })
+        Ok(Loaded { programs, rings })
     }
 
     /// Begins to listen for births and deaths; adoption can be switched on from now on.
@@ -185,8 +196,9 @@ impl Programs {
         let program = self.raw("collect")?;
         program.load().map_err(|error| refused("collect", error))?;
         let attached = program.attach(TRANSMIT);
-        attached.map(drop).map_err(|error| {
-            ProgramsError::Attach { function: TRANSMIT.to_owned(), error: Box::new(error) }
+        attached.map(drop).map_err(|error| ProgramsError::Attach {
+            function: TRANSMIT.to_owned(),
+            error: Box::new(error),
         })
     }
 
