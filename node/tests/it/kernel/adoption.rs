@@ -7,7 +7,7 @@ use conntracct_node::source::Source;
 use conntracct_node::source::ebpf::EbpfConfig;
 
 use super::{config, ends, lab, open, open_with, sweep, until_ends};
-use crate::lab::{Lab, wait};
+use crate::lab::wait;
 
 #[test]
 fn what_lived_before_is_adopted_and_its_end_is_told() {
@@ -57,7 +57,7 @@ fn namespaces_come_and_go() {
     let mut source = open_with(&first, all);
     first.udp().send_all(1..10);
     second.udp().send_all(0..10);
-    let Some(third) = Lab::new("netns") else { return };
+    let Some(third) = lab("netns") else { return };
     third.udp().send_all(0..10);
     let inodes = [&first, &second, &third].map(|lab| lab.netns().inode());
     let (live, report) = sweep(&mut source);
