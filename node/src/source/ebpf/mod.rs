@@ -238,6 +238,15 @@ impl EbpfSource {
         &self.hooks
     }
 
+    /// How often the attached programs have run, for tests: see [`Programs::runs`].
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    #[doc(hidden)]
+    pub fn runs(&mut self) -> Result<u64, ProgramsError> {
+        self.programs.runs()
+    }
+
     /// Births that were not told and that reconciliations have found.
     #[must_use]
     pub const fn missed_births(&self) -> u64 {

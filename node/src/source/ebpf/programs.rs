@@ -216,6 +216,21 @@ impl Programs {
         Ok(&self.buffer.get().entries[..count])
     }
 
+    /// How often the attached programs have run, where the kernel counts it
+    /// (`kernel.bpf_stats_enabled`).
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn runs(&mut self) -> Result<u64, ProgramsError> {
+        let mut runs = 0;
+        for program in ["birth", "death"] {
+            let info = self.kprobe(program)?.info();
+            let info = info.map_err(|error| ProgramsError::Run(Box::new(error)))?;
+            runs += info.run_count();
+        }
+        Ok(runs)
+    }
+
     fn kprobe(&mut self, name: &'static str) -> Result<&mut KProbe, ProgramsError> {
         let program = self.ebpf.program_mut(name).and_then(|program| program.try_into().ok());
         program.ok_or(ProgramsError::Object { what: name })

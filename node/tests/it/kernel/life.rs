@@ -98,3 +98,23 @@ fn memory_given_to_another_entry_is_not_taken_for_the_first() {
     });
     assert_eq!(source.health().lost_ends, 0);
 }
+
+#[test]
+fn nothing_runs_for_a_packet_of_a_known_flow() {
+    let Some(lab) = lab("runs") else { return };
+    std::fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").unwrap();
+    let mut source = open(&lab);
+    let udp = lab.udp();
+    let begin = source.runs().unwrap();
+    udp.send(1).unwrap();
+    let before = source.runs().unwrap();
+    assert!(before > begin, "the kernel does not count runs");
+    for _ in 0..100_000 {
+        udp.send(1).unwrap();
+    }
+    let after = source.runs().unwrap();
+    let (live, _) = sweep(&mut source);
+    let counted = live.iter().find(|r| r.orig.dst == IpAddr::V4(destination(1))).unwrap();
+    assert_eq!(counted.counters, Some(Counters::new(100_001, 100_001 * DATAGRAM, 0, 0)));
+    assert!(after - before <= 2, "{} runs for 100,000 packets", after - before);
+}
