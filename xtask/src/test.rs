@@ -69,7 +69,10 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         steps.run("dashboards", dashboards::check_few);
         steps.run("kills", || kills::check(20));
         steps.run("database away", || kills::check_away(Duration::from_secs(8)));
-        steps.run("kernel tests in Linux 6.12", vm::smoke);
+        match vm::lacks() {
+            None => steps.run("kernel tests in Linux 6.12", vm::smoke),
+            Some(why) => steps.skip("kernel tests in Linux 6.12", why),
+        }
     }
     if flags.quick {
         steps.skip("lab", "--quick");

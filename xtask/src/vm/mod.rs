@@ -60,6 +60,11 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     summarize(&rows)
 }
 
+/// Why the smoke test cannot run: its kernel is not here and cannot be fetched.
+pub(crate) fn lacks() -> Option<String> {
+    Kernel::V6_12.fetch().err().map(|error| format!("{error:#}"))
+}
+
 /// The smoke test of `cargo xtask test`: the kernel tests in Linux 6.12.
 ///
 /// # Errors
