@@ -73,12 +73,26 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Aggregator")]
     pub accept_new_store: bool,
 
-    /// Where readings come from: auto, netlink or replay:FILE [default: auto]
+    /// Where readings come from: auto, ebpf, netlink or replay:FILE [default: auto]
     ///
-    /// auto takes the best that this kernel and the process's privileges allow.
+    /// auto takes ebpf where this kernel and the process's privileges allow it, else netlink, and
+    /// says why. ebpf ends where it cannot be had.
     /// [env: CONNTRACCT_SOURCE]
     #[arg(long, value_name = "SOURCE", help_heading = "Reading")]
     pub source: Option<String>,
+
+    /// The kernel's type information, for eBPF on a kernel without its own
+    ///
+    /// A BTF file, as archives for kernels built without CONFIG_DEBUG_INFO_BTF have them.
+    /// [env: CONNTRACCT_EBPF__BTF]
+    #[arg(long, value_name = "FILE", conflicts_with = "layout", help_heading = "Reading")]
+    pub btf: Option<PathBuf>,
+
+    /// Where things lie in this kernel, for eBPF; `conntracct-node layout` writes such a file
+    ///
+    /// [env: CONNTRACCT_EBPF__LAYOUT]
+    #[arg(long, value_name = "FILE", help_heading = "Reading")]
+    pub layout: Option<PathBuf>,
 
     /// Record everything the source reads, for --source replay:FILE
     ///
@@ -183,6 +197,8 @@ pub enum Command {
     Join(JoinCommand),
     /// Show the live connections of the running node
     Flows(FlowsArgs),
+    /// Write where things lie in this kernel, for --layout on a kernel that does not say it
+    Layout(LayoutArgs),
     /// Put the conntrack sysctls back to what they were before the node changed them
     RestoreSysctls,
     /// Show version, commit and compiler
@@ -197,6 +213,14 @@ pub struct HealthArgs {
     /// Without it being alive is enough, and what is the matter is only shown.
     #[arg(long)]
     pub ready: bool,
+}
+
+/// Arguments of `layout`.
+#[derive(Debug, Args)]
+pub struct LayoutArgs {
+    /// The type information (BTF) of the kernel that is meant [default: the running one's]
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
 }
 
 /// Arguments of `flows`.
@@ -266,6 +290,12 @@ impl Cli {
         let accept = run.accept_new_store.then_some(true);
         flags.set("accept_new_store", "--accept-new-store", accept);
         flags.set("source", "--source", run.source.clone());
+        let btf = match &self.command {
+            Some(Command::Layout(args)) => args.btf.as_ref(),
+            _ => run.btf.as_ref(),
+        };
+        flags.set("ebpf.btf", "--btf", btf.map(text));
+        flags.set("ebpf.layout", "--layout", run.layout.as_ref().map(text));
         flags.set("record", "--record", run.record.as_ref().map(text));
         flags.set("interval", "--interval", run.interval.clone());
         flags.set("netns", "--netns", list(&run.netns));

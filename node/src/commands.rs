@@ -46,6 +46,11 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
             http::show::show(config.http.as_ref(), args, Screen::of_stdout(), &mut out)?;
             Ok(())
         }
+        Some(Command::Layout(_)) => {
+            let layout = config.ebpf.layout.layout()?;
+            out.write_all(layout.to_toml()?.as_bytes())?;
+            Ok(())
+        }
         Some(Command::RestoreSysctls) => restore_sysctls(&config, &mut out),
         Some(Command::Version | Command::Join(_)) => Ok(()),
         None => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use daemon::config::chain;
 use daemon::ready::Readiness;
 use flow::record::MeasuredOffset;
 use flow::table::{BaselineSet, TableLimits};
@@ -20,11 +21,13 @@ use crate::config::{Config, SourceChoice};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 use crate::netns::NetnsChoice;
-use crate::source::Source;
+use crate::source::ebpf::hooks::Hooks;
+use crate::source::ebpf::{EbpfConfig, EbpfError, EbpfSource};
 use crate::source::filtered::Filtered;
 use crate::source::netlink::{NetlinkConfig, NetlinkSource};
 use crate::source::record::{DEFAULT_LIMIT, Recorder};
 use crate::source::replay::Replay;
+use crate::source::{Source, SourceError};
 use crate::spool::{
     FileDisk, MachineId, NewEpochReason, OpenContext, Restored, Spool, SpoolConfig,
 };
@@ -117,26 +120,45 @@ fn source(config: &Config, metrics: &Metrics) -> anyhow::Result<Box<dyn Source>>
 }
 
 fn unfiltered(config: &Config) -> anyhow::Result<Box<dyn Source>> {
-    let netlink = || -> anyhow::Result<Box<dyn Source>> {
-        let settings = NetlinkConfig {
-            netns: netns(config),
-            ended_limit: config.limits.ended_flows,
-            ..NetlinkConfig::default()
-        };
-        Ok(Box::new(NetlinkSource::open(settings)?))
-    };
     let source: Box<dyn Source> = match &config.source {
         SourceChoice::Replay(file) => return Ok(Box::new(Replay::open(file)?)),
-        SourceChoice::Netlink => netlink()?,
-        SourceChoice::Auto => {
-            info!("source: netlink (the eBPF source is not built yet)");
-            netlink()?
-        }
+        SourceChoice::Netlink => Box::new(netlink(config)?),
+        SourceChoice::Ebpf => Box::new(ebpf(config)?),
+        SourceChoice::Auto => match ebpf(config) {
+            Ok(source) => Box::new(source),
+            Err(error) => {
+                info!(reason = %chain(&error), "source: netlink, eBPF cannot be used");
+                Box::new(netlink(config)?)
+            }
+        },
     };
     match &config.record {
         Some(file) => Ok(Box::new(Recorder::begin(source, file, DEFAULT_LIMIT)?)),
         None => Ok(source),
     }
+}
+
+fn netlink(config: &Config) -> Result<NetlinkSource, SourceError> {
+    NetlinkSource::open(NetlinkConfig {
+        netns: netns(config),
+        ended_limit: config.limits.ended_flows,
+        ..NetlinkConfig::default()
+    })
+}
+
+fn ebpf(config: &Config) -> Result<EbpfSource, EbpfError> {
+    let source = EbpfSource::open(EbpfConfig {
+        netns: netns(config),
+        layout: config.ebpf.layout.clone(),
+        ring_bytes: config.ebpf.ring_bytes,
+        reconcile_every: config.ebpf.reconcile_every,
+        ended_limit: config.limits.ended_flows,
+        live_limit: config.limits.live_flows,
+        ..EbpfConfig::default()
+    })?;
+    let Hooks { birth, death, adoption } = source.hooks();
+    info!(birth, death, adoption, "source: eBPF, proved on living entries");
+    Ok(source)
 }
 
 fn spool(config: &Config, boot: BootId) -> anyhow::Result<OpenedSpool> {

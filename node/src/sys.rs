@@ -6,6 +6,7 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
 
 /// Sets an integer option of a netlink socket (`SOL_NETLINK`, netlink(7)).
 ///
@@ -167,6 +168,75 @@ pub(crate) fn wall_clock_is_synchronised() -> bool {
     // SAFETY: the pointer is to a live `timex`, which the kernel fills in.
     let verdict = unsafe { libc::adjtimex(&raw mut state) };
     verdict >= 0 && state.status & libc::STA_UNSYNC == 0
+}
+
+/// The sweep program's buffer: a map's memory, mapped into ours.
+///
+/// The kernel writes to it while the sweep program runs, which it does within a call of ours; so
+/// who holds it mutably is alone with it.
+pub(crate) struct SweepBuffer {
+    memory: NonNull<ebpf_abi::Sweep>,
+}
+
+impl SweepBuffer {
+    /// Maps the array whose one element is an [`ebpf_abi::Sweep`].
+    ///
+    /// # Errors
+    /// When the descriptor is no such map, or it was made without `BPF_F_MMAPABLE`.
+    pub(crate) fn map(array: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing of ours lies there.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<ebpf_abi::Sweep>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                array.as_raw_fd(),
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { memory })
+    }
+
+    /// What is in it.
+    pub(crate) const fn get(&self) -> &ebpf_abi::Sweep {
+        // SAFETY: mapped for as long as `self` lives, page aligned, as long as a `Sweep` (the
+        // kernel refuses a longer mapping than the map), and any bytes are a valid `Sweep`, plain
+        // integers. The program writes in [`SweepBuffer::get_mut`]'s borrow only.
+        unsafe { self.memory.as_ref() }
+    }
+
+    /// The same, to be written to.
+    pub(crate) const fn get_mut(&mut self) -> &mut ebpf_abi::Sweep {
+        // SAFETY: as `get`, and `&mut self` is the only way to it.
+        unsafe { self.memory.as_mut() }
+    }
+}
+
+impl Drop for SweepBuffer {
+    fn drop(&mut self) {
+        // SAFETY: this very mapping, which nothing refers to any more.
+        let _ = unsafe { libc::munmap(self.memory.as_ptr().cast(), size_of::<ebpf_abi::Sweep>()) };
+    }
+}
+
+// SAFETY: plain memory, which no thread owns.
+unsafe impl Send for SweepBuffer {}
+
+/// The record in the bytes of the ring buffer; `None` where they are of another length or
+/// version.
+pub(crate) fn ring_record(bytes: &[u8]) -> Option<ebpf_abi::Event> {
+    if bytes.len() != size_of::<ebpf_abi::Event>() {
+        return None;
+    }
+    // SAFETY: as many bytes as an `Event` has, any bytes being a valid one (plain integers); read
+    // without an assumption on their alignment.
+    let event = unsafe { bytes.as_ptr().cast::<ebpf_abi::Event>().read_unaligned() };
+    (event.version == ebpf_abi::VERSION).then_some(event)
 }
 
 fn size_u32<T>() -> libc::socklen_t {

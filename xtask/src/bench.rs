@@ -29,6 +29,8 @@ enum Name {
     Table,
     /// A table dump and its parsing, against the kernel's part alone (root)
     Netlink,
+    /// A sweep by eBPF, against the kernel's dump of the same table (root)
+    Sweep,
     /// Rows a second from socket to SQLite, against a bare insert loop
     IngestSqlite,
     /// Rows a second from socket to PostgreSQL, against bare COPY and the predecessor's SQL
@@ -53,17 +55,21 @@ impl Name {
             Self::Wire => ("conntracct-wire", "bench_wire"),
             Self::Table => ("conntracct-node", "bench_table"),
             Self::Netlink => ("conntracct-node", "bench_netlink"),
+            Self::Sweep => ("conntracct-node", "bench_sweep"),
             Self::IngestSqlite => ("conntracct-aggregator", "bench_ingest_sqlite"),
             Self::IngestPostgres => ("conntracct-aggregator", "bench_ingest_postgres"),
             Self::Move => ("conntracct-aggregator", "bench_move"),
         };
         let programs: &[&str] = match self {
             Self::Table => &["conntracct-node", "conntracct-aggregator"],
-            Self::Wire | Self::Netlink | Self::IngestSqlite | Self::IngestPostgres | Self::Move => {
-                &[]
-            }
+            Self::Wire
+            | Self::Netlink
+            | Self::Sweep
+            | Self::IngestSqlite
+            | Self::IngestPostgres
+            | Self::Move => &[],
         };
-        Plan { package, example, root: matches!(self, Self::Netlink), programs }
+        Plan { package, example, root: matches!(self, Self::Netlink | Self::Sweep), programs }
     }
 }
 

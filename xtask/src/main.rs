@@ -4,6 +4,7 @@
 mod bench;
 mod containers;
 mod dashboards;
+mod ebpf;
 mod interrupt;
 mod kills;
 mod lab;
@@ -16,6 +17,7 @@ mod threads;
 mod tidy;
 mod up;
 mod verbs;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;

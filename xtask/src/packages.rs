@@ -40,6 +40,19 @@ pub(crate) const LAB: &[Program] = &[
     Program { name: "conntrack", package: "conntrack", used_for: "kernel tests of the node" },
 ];
 
+/// What an emulated machine with a kernel of Debian's needs.
+pub(crate) const VM: &[Program] = &[
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86", used_for: "the machine" },
+    Program { name: "busybox", package: "busybox-static", used_for: "its start" },
+    Program { name: "depmod", package: "kmod", used_for: "its kernel's modules" },
+    Program { name: "xz", package: "xz-utils", used_for: "its kernel's modules" },
+    Program { name: "strip", package: "binutils", used_for: "smaller test programs" },
+    Program { name: "ip", package: "iproute2", used_for: "the kernel tests" },
+    Program { name: "nft", package: "nftables", used_for: "the kernel tests" },
+    Program { name: "conntrack", package: "conntrack", used_for: "the kernel tests" },
+    Program { name: "ping", package: "iputils-ping", used_for: "the kernel tests" },
+];
+
 /// What checks the files of the containers.
 pub(crate) const CONTAINERS: &[Program] = &[
     Program {

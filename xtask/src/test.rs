@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{containers, dashboards, kills, lab, packages, tidy};
+use crate::{containers, dashboards, kills, lab, packages, tidy, vm};
 
 /// Flags of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -36,6 +36,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let mut needed = vec![packages::BUILD, packages::TESTS];
     if !flags.quick {
         needed.push(packages::CONTAINERS);
+        needed.push(packages::VM);
     }
     if with_lab {
         needed.push(packages::LAB);
@@ -62,11 +63,16 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         steps.skip("dashboards", "--quick");
         steps.skip("kills", "--quick");
         steps.skip("database away", "--quick");
+        steps.skip("kernel tests in Linux 6.12", "--quick");
     } else {
         steps.run("containers", containers::check);
         steps.run("dashboards", dashboards::check_few);
         steps.run("kills", || kills::check(20));
         steps.run("database away", || kills::check_away(Duration::from_secs(8)));
+        match vm::lacks() {
+            None => steps.run("kernel tests in Linux 6.12", vm::smoke),
+            Some(why) => steps.skip("kernel tests in Linux 6.12", why),
+        }
     }
     if flags.quick {
         steps.skip("lab", "--quick");

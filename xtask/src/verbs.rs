@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, dashboards, kills, lab, nightly, sim, test, tidy, up};
+use crate::{bench, dashboards, ebpf, kills, lab, nightly, sim, test, tidy, up, vm};
 
 /// Development commands of conntracct.
 #[derive(Parser)]
@@ -32,6 +32,10 @@ enum Verb {
     Dashboards(dashboards::Flags),
     /// Run a benchmark against its baseline
     Bench(bench::Flags),
+    /// Rebuild the committed eBPF object (needs the nightly compiler)
+    Ebpf,
+    /// Run the kernel tests, or a command, inside a real kernel of Debian's
+    Vm(vm::Flags),
     /// What is too long for every change: release builds, fuzzing, many worlds, audits
     Nightly(nightly::Flags),
 }
@@ -51,6 +55,8 @@ impl Flags {
             Verb::Sim(flags) => sim::run(&flags),
             Verb::Dashboards(flags) => dashboards::run(&flags),
             Verb::Bench(flags) => bench::run(&flags),
+            Verb::Ebpf => ebpf::run(),
+            Verb::Vm(flags) => vm::run(&flags),
             Verb::Nightly(flags) => nightly::run(&flags),
         }
     }

@@ -14,6 +14,8 @@ use crate::netns::NetnsChoice;
 pub enum SourceChoice {
     /// The best this kernel and these privileges allow.
     Auto,
+    /// eBPF, or nothing.
+    Ebpf,
     /// Netlink.
     Netlink,
     /// A recording.
@@ -96,10 +98,11 @@ fn legal_name(hostname: &str) -> String {
 pub(super) fn source(text: &str, origins: &Origins) -> Result<SourceChoice, ConfigError> {
     match (text, text.strip_prefix("replay:")) {
         ("auto", _) => Ok(SourceChoice::Auto),
+        ("ebpf", _) => Ok(SourceChoice::Ebpf),
         ("netlink", _) => Ok(SourceChoice::Netlink),
         (_, Some(file)) if !file.is_empty() => Ok(SourceChoice::Replay(file.into())),
         _ => {
-            let problem = format!("is {text:?}, but must be auto, netlink or replay:FILE");
+            let problem = format!("is {text:?}, but must be auto, ebpf, netlink or replay:FILE");
             Err(origins.bad("source", problem))
         }
     }

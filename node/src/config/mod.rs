@@ -5,6 +5,7 @@ mod choices;
 mod raw;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use daemon::config::{ConfigError, Flags, Loaded, Surroundings};
 use daemon::http::{Listener, TokenRule};
@@ -13,10 +14,11 @@ use flow::NodeName;
 
 use crate::filter::Filter;
 use crate::netns::NetnsChoice;
+use crate::source::ebpf::LayoutChoice;
 use crate::tls::IdentityPaths;
 
 pub use choices::{Interval, Peer, SourceChoice};
-pub use raw::{RawConfig, RawFilter, RawLimits, RawSysctl, RawTls};
+pub use raw::{RawConfig, RawEbpf, RawFilter, RawLimits, RawSysctl, RawTls};
 
 /// A legal configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Config {
     pub aggregators: Vec<Peer>,
     /// Where readings come from.
     pub source: SourceChoice,
+    /// How the eBPF source reads, where it does.
+    pub ebpf: Ebpf,
     /// A file that gets everything the source reads.
     pub record: Option<PathBuf>,
     /// Whose connections are read.
@@ -53,6 +57,18 @@ pub struct Config {
     pub limits: Limits,
     /// Logs.
     pub log: log::Settings,
+}
+
+/// How the eBPF source reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ebpf {
+    /// Where the kernel's layout comes from.
+    pub layout: LayoutChoice,
+    /// How often each namespace's table is listed, to find births that were missed.
+    pub reconcile_every: Duration,
+    /// Bytes of the ring buffer between kernel and node; what does not fit is counted and found
+    /// again, or told as lost.
+    pub ring_bytes: u32,
 }
 
 /// What is done to `nf_conntrack_*` sysctls.
@@ -119,6 +135,7 @@ impl Config {
             file: origins.file().map(Path::to_owned),
             aggregators: choices::peers(&raw.aggregator, &origins)?,
             source,
+            ebpf: raw.ebpf.parse(&origins)?,
             record: raw.record.clone(),
             netns: choices::netns(&raw.netns, &origins)?,
             interval: choices::interval(raw.interval, &origins)?,

@@ -7,8 +7,9 @@ use daemon::http::RawApi;
 use daemon::log::RawLog;
 use serde::{Deserialize, Serialize};
 
-use super::Limits;
+use super::{Ebpf, Limits};
 use crate::filter::{Filter, Networks, Protocols};
+use crate::source::ebpf::LayoutChoice;
 use crate::tls::IdentityPaths;
 
 /// A configuration file of the node. Values first, then tables: TOML wants it so.
@@ -19,7 +20,7 @@ pub struct RawConfig {
     pub name: Option<String>,
     /// `HOST:PORT` of the aggregator, or of several in front of one store.
     pub aggregator: Strings,
-    /// `auto`, `netlink` or `replay:FILE`.
+    /// `auto`, `ebpf`, `netlink` or `replay:FILE`.
     pub source: String,
     /// A file to record the source to.
     pub record: Option<PathBuf>,
@@ -39,6 +40,8 @@ pub struct RawConfig {
     pub api_endpoint: String,
     /// Who may ask it.
     pub api: RawApi,
+    /// The eBPF source.
+    pub ebpf: RawEbpf,
     /// Which flows are left out.
     pub filter: RawFilter,
     /// More about sysctls.
@@ -66,12 +69,60 @@ impl Default for RawConfig {
             api_enabled: true,
             api_endpoint: "localhost:8000".into(),
             api: RawApi::default(),
+            ebpf: RawEbpf::default(),
             filter: RawFilter::default(),
             sysctl: RawSysctl::default(),
             tls: RawTls::default(),
             limits: RawLimits::default(),
             log: RawLog::default(),
         }
+    }
+}
+
+/// The `[ebpf]` section; see [`Ebpf`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawEbpf {
+    /// A file of the kernel's type information, where the kernel has none.
+    pub btf: Option<PathBuf>,
+    /// A layout file.
+    pub layout: Option<PathBuf>,
+    /// See [`Ebpf::reconcile_every`].
+    pub reconcile: Span,
+    /// See [`Ebpf::ring_bytes`].
+    pub ring: Size,
+}
+
+impl Default for RawEbpf {
+    fn default() -> Self {
+        Self { btf: None, layout: None, reconcile: Span::secs(300), ring: Size::mib(16) }
+    }
+}
+
+impl RawEbpf {
+    pub(super) fn parse(&self, origins: &Origins) -> Result<Ebpf, ConfigError> {
+        let layout = match (&self.layout, &self.btf) {
+            (None, None) => LayoutChoice::Kernel,
+            (None, Some(file)) => LayoutChoice::Btf(file.clone()),
+            (Some(file), None) => LayoutChoice::File(file.clone()),
+            (Some(_), Some(_)) => {
+                let problem = "and ebpf.btf are both given; one of them says it all";
+                return Err(origins.bad("ebpf.layout", problem.to_owned()));
+            }
+        };
+        let (min, max) = (Span::secs(10), Span::secs(3600));
+        if !(min.0..=max.0).contains(&self.reconcile.0) {
+            let problem = format!("is {}, but must be from {min} to {max}", self.reconcile);
+            return Err(origins.bad("ebpf.reconcile", problem));
+        }
+        // A power of two and whole pages: the kernel takes nothing else.
+        let ring = u32::try_from(self.ring.0).ok();
+        let ring = ring.filter(|ring| ring.is_power_of_two() && (1 << 12..=1 << 30).contains(ring));
+        let ring_bytes = ring.ok_or_else(|| {
+            let problem = "but must be 4KiB, 8KiB and so on, doubling, up to 1GiB";
+            origins.bad("ebpf.ring", format!("is {}, {problem}", self.ring))
+        })?;
+        Ok(Ebpf { layout, reconcile_every: self.reconcile.0, ring_bytes })
     }
 }
 

@@ -142,8 +142,8 @@ fn what_is_not_legal_is_named_with_what_is() {
             "--interval: `interval` is \"10\", but must be a duration with its",
         ),
         (
-            &["--source", "ebpf"],
-            "--source: `source` is \"ebpf\", but must be auto, netlink or replay",
+            &["--source", "bpf"],
+            "--source: `source` is \"bpf\", but must be auto, ebpf, netlink or replay",
         ),
         (
             &["--netns", "own,x"],

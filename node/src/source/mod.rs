@@ -1,6 +1,7 @@
 //! Sources: where readings come from. One trait, so that the probe neither knows nor cares
 //! whether the kernel is asked over netlink, by eBPF, or not at all.
 
+pub mod ebpf;
 pub mod filtered;
 pub mod metrics;
 pub mod netlink;
@@ -133,7 +134,7 @@ pub enum SourceError {
 /// complete sweep began is in that sweep or its end is among the events (at once where ends are
 /// reliable, else perhaps never).
 pub trait Source: Send {
-    /// Its name in logs, metrics and `Hello`: `netlink`, `replay`, later `ebpf`.
+    /// Its name in logs, metrics and `Hello`: `ebpf`, `netlink`, `replay`.
     fn name(&self) -> &'static str;
 
     /// Appends what happened since the last call, in order for each entry. Never waits.

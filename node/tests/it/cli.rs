@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::{CommandFactory, Parser};
 use conntracct_node::cli::Cli;
 use conntracct_node::config::{Config, PROGRAM, RawConfig};
+use conntracct_node::source::ebpf::layout::Layout;
 use daemon::config::{Surroundings, dump, variables};
 
 use crate::golden::golden;
@@ -100,4 +101,44 @@ fn the_shipped_example_shows_the_defaults() {
         ..raw
     };
     assert_eq!(all, optional);
+}
+
+/// Runs the program; its status, and what it wrote to both outputs.
+fn program(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_conntracct-node"));
+    let output = command.env_clear().args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn ebpf_that_was_demanded_and_cannot_be_had_ends_the_program_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().display().to_string();
+    let none = folder.path().join("layout.toml").display().to_string();
+    let run = ["--http", "off", "--source", "ebpf", "--layout", &none, "--state-dir", &state];
+    let file = folder.path().join("node.toml");
+    std::fs::write(&file, "sysctl_manage = false\n").unwrap();
+    let file = file.display().to_string();
+    let (status, _, said) = program(&[&run[..], &["--config", &file]].concat());
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains(&format!("{none} cannot be read")), "{said}");
+}
+
+#[test]
+fn the_layout_command_writes_what_the_source_reads() {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return;
+    }
+    let (status, printed, said) = program(&["layout"]);
+    assert_eq!(status, Some(0), "{said}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("layout.toml");
+    std::fs::write(&file, &printed).unwrap();
+    let layout = Layout::of_toml(&file).unwrap();
+    assert_eq!(layout, Layout::of_kernel().unwrap());
+    // A file that is none: the reason names it.
+    let (status, _, said) = program(&["layout", "--btf", &file.display().to_string()]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("does not describe conntrack"), "{said}");
 }

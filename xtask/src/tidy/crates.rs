@@ -26,6 +26,7 @@ const IMPURE: &[&str] = &["tokio", "actix", "sqlx", "aya", "quinn", "axum"];
 /// Crates that only the named workspace members may depend on directly.
 const CONFINED: &[(&str, &[&str])] = &[
     ("actix", &["conntracct-node"]),
+    ("aya", &["conntracct-node"]),
     ("bincode", &["conntracct-wire"]),
     ("sqlx", &["conntracct-aggregator", "conntracct-sim"]),
     ("anyhow", &["conntracct-node", "conntracct-aggregator", "conntracct-sim", "xtask"]),

@@ -60,6 +60,9 @@ pub(crate) fn run() -> Result<()> {
         sources::check(file, &mut findings);
         documents::check(file, root, &mut findings);
     }
+    if let Some(what) = crate::ebpf::check(root)? {
+        findings.push(Finding { file: "ebpf/prebuilt/probe.bpfel.o".to_owned(), line: 0, what });
+    }
     documents::check_presence(&files, &mut findings);
     findings.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     for finding in &findings {

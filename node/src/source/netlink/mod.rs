@@ -12,6 +12,7 @@
 pub mod attr;
 pub mod dump;
 mod events;
+pub(super) mod fill;
 pub mod guard;
 pub mod parse;
 mod port;
@@ -282,7 +283,7 @@ fn read_table(
 }
 
 /// Buckets of the host's one conntrack hash; `None` where `/proc/sys` is not readable.
-fn buckets() -> Option<String> {
+pub(super) fn buckets() -> Option<String> {
     std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_buckets").ok()
 }
 

@@ -2,15 +2,14 @@
 //! counting what was lost.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 
 use flow::entry::EntryKey;
 use flow::{BootNanos, NetnsInode, Reading};
 
 use super::attr::Messages;
+use super::fill::FillFiles;
 use super::guard::{Decision, Fill, Guard, Pressure};
 use super::parse::{self, Kind};
 use super::socket::{Group, Socket};
@@ -22,8 +21,7 @@ pub(super) struct Port {
     netns: NetnsInode,
     births: Socket,
     ends: Socket,
-    count: Option<File>,
-    max: Option<File>,
+    fill: FillFiles,
     guard: Guard,
     losses: Losses,
 }
@@ -58,10 +56,9 @@ impl Port {
         let ends = Socket::for_events(Group::Ends, rcvbuf)?;
         let births = Socket::for_events(Group::Births, rcvbuf)?;
         // Bound to this namespace like the sockets, whoever reads them later.
-        let count = File::open("/proc/sys/net/netfilter/nf_conntrack_count").ok();
-        let max = File::open("/proc/sys/net/netfilter/nf_conntrack_max").ok();
+        let fill = FillFiles::open();
         let (guard, losses) = (Guard::new(), Losses::default());
-        Ok(Self { netns, births, ends, count, max, guard, losses })
+        Ok(Self { netns, births, ends, fill, guard, losses })
     }
 
     pub(super) const fn netns(&self) -> NetnsInode {
@@ -87,12 +84,7 @@ impl Port {
 
     /// Entries in the namespace and the kernel's limit.
     pub(super) fn fill(&self) -> Option<Fill> {
-        let number = |file: &Option<File>| {
-            let mut text = [0; 24];
-            let length = file.as_ref()?.read_at(&mut text, 0).ok()?;
-            std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
-        };
-        Some(Fill { count: number(&self.count)?, max: number(&self.max)? })
+        self.fill.read()
     }
 
     /// Looks whether the kernel may keep undelivered ends, and counts what was lost.
