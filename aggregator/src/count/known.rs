@@ -67,14 +67,18 @@ impl<'m> Known<'m> {
     ///
     /// Frames of an epoch are committed in order, so a base that the node wrote into a frame is
     /// what it had written into those before. Another epoch, before or in between, may have known
-    /// less (its baselines given up) or more (its frames never arrived).
+    /// less (its baselines given up) or more (its frames never arrived). And a node gives up the
+    /// baseline of an entry whose end it has told: should it tell of that one again, it begins
+    /// from zero.
     pub(super) fn base_is_counted(&self, set: &[Frame], frame: &Frame, entry: &Entry) -> bool {
         let broken = |other: &Frame| {
             other.node == frame.node && (other.epoch != frame.epoch || other.is_gap_in_place())
         };
         let whole = |state: &EpochState| state.row.last_gap.is_none_or(|gap| gap < entry.seen);
-        self.node(&frame.node)
-            .is_some_and(|row| row.epoch == frame.epoch && entry.seen >= row.epoch_since)
+        entry.ended.is_none()
+            && self
+                .node(&frame.node)
+                .is_some_and(|row| row.epoch == frame.epoch && entry.seen >= row.epoch_since)
             && self.epoch(&frame.node, frame.epoch).is_some_and(whole)
             && !set.iter().any(broken)
     }

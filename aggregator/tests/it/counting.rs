@@ -216,6 +216,22 @@ fn a_restart_believes_the_node_only_where_nothing_was_missed() {
 }
 
 #[test]
+fn an_end_that_is_told_again_after_a_restart_counts_nothing_twice() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    let first = record(1, 105, 110, 0, 10);
+    let last = ended(record(1, 105, 118, 10, 14));
+    commit(&mut committer, vec![batch(ONE, 1, 110, vec![first]), batch(ONE, 2, 120, vec![last])]);
+    // Both forget: the aggregator what it has counted, the node the baseline of what has ended.
+    // Its source tells it of the end once more, in the same epoch.
+    let mut committer = start(&store, 125);
+    let again = ended(record(1, 105, 118, 0, 14));
+    commit(&mut committer, vec![batch(ONE, 3, 130, vec![again])]);
+    assert_eq!(total(&store), counters(14));
+    assert_eq!(store.contents().observers.len(), 1);
+}
+
+#[test]
 fn an_entry_that_left_memory_is_found_again() {
     let store = store();
     let mut committer = start(&store, 0);
