@@ -108,7 +108,7 @@ CREATE TABLE flow_observer (
 CREATE UNIQUE INDEX flow_observer_identity ON flow_observer
     (netns, raw_start, kernel_id, view_inside, zone);
 
--- Ends, in the order they were told: a row that is only ever added costs a quarter of changing the
+-- Ends, in the order they were told: a row that is only ever added costs a fraction of changing the
 -- entry's own, with its indexes. The last word counts; an entry that is open again has none.
 CREATE TABLE flow_end (
     entry int8 NOT NULL,

@@ -68,27 +68,42 @@ impl Entries {
         self.entries.iter_mut().map(|(_, entry)| entry)
     }
 
-    /// Forgets those that `keep` refuses; all places are others then. Gives the latest first
-    /// sight among the forgotten.
+    /// Forgets those that `keep` refuses; places may be others then. Gives the latest first sight
+    /// among the forgotten.
     pub(super) fn retain(&mut self, keep: impl Fn(&Entry) -> bool) -> Option<UnixNanos> {
         let mut forgotten = None;
-        let before = self.entries.len();
-        self.entries.retain(|(_, entry)| {
-            let keep = keep(entry);
-            if !keep {
+        let mut at = 0;
+        while let Some((_, entry)) = self.entries.get(at) {
+            if keep(entry) {
+                at += 1;
+            } else {
                 forgotten = forgotten.max(Some(entry.seen));
-            }
-            keep
-        });
-        if self.entries.len() < before {
-            let Self { index, entries, state } = self;
-            index.clear();
-            for (at, (identity, _)) in (0..).zip(entries.iter()) {
-                let hash = state.hash_one(identity);
-                index.insert_unique(hash, at, |at| rehash(state, entries, *at));
+                self.remove(at);
             }
         }
         forgotten
+    }
+
+    /// Removes the entry at `at`; the last one takes its place.
+    fn remove(&mut self, at: usize) {
+        let last = self.entries.len().saturating_sub(1);
+        let (removed, _) = self.entries.swap_remove(at);
+        self.place_of(&removed, at, None);
+        if let Some((moved, _)) = self.entries.get(at).copied() {
+            self.place_of(&moved, last, Some(at));
+        }
+    }
+
+    /// Says where the entry stands that stood at `from`, or that it is gone.
+    fn place_of(&mut self, identity: &Identity, from: usize, to: Option<usize>) {
+        let hash = self.state.hash_one(identity);
+        let Ok(mut found) = self.index.find_entry(hash, |at| index(*at) == Some(from)) else {
+            return;
+        };
+        match to.and_then(|to| u32::try_from(to).ok()) {
+            Some(to) => *found.get_mut() = to,
+            None => drop(found.remove()),
+        }
     }
 
     fn at(&self, at: u32) -> Option<&(Identity, Entry)> {

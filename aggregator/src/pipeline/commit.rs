@@ -129,7 +129,7 @@ pub struct Committer<S> {
     metrics: CountMetrics,
 }
 
-/// Rows that make a transaction: five times as many gain a tenth, and make everybody wait.
+/// Rows that make a transaction: COMMIT is a small part of it then, and nobody waits long for one.
 pub const TRANSACTION_ROWS: usize = 10_000;
 
 /// Entries closed in one transaction; what remains is closed by the next ones.
