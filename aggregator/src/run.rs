@@ -20,10 +20,11 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::config::{Config, RawConfig, StoreChoice};
-use crate::count::CounterConfig;
+use crate::count::{CounterConfig, MergeSettings};
 use crate::ingest::{Ingest, IngestConfig};
 use crate::metrics::Metrics;
 use crate::pipeline::commit::Committer;
+use crate::pipeline::hold::HoldConfig;
 use crate::pipeline::task::{PipelineConfig, StoreState};
 use crate::pipeline::{self, Handle};
 use crate::reload::{self, Reload};
@@ -101,7 +102,12 @@ async fn serve<S: Backend>(
     let token = WriterToken(rand::random());
     let committer = Committer::start(store.clone(), token, counter_config(&config), now())
         .await
-        .context("what is in the store could not be read")?;
+        .context("what is in the store could not be read")?
+        .holding(HoldConfig {
+            // Others must find room to say what the frames that wait are waiting for.
+            bytes: usize::try_from(config.limits.decode_budget / 2).unwrap_or(usize::MAX),
+            ..HoldConfig::default()
+        });
     let metrics = Metrics {
         store: store.metrics().clone(),
         count: committer.metrics().clone(),
@@ -269,7 +275,13 @@ fn ingest_config(config: &Config) -> IngestConfig {
 
 fn counter_config(config: &Config) -> CounterConfig {
     let horizon = config.spool_age_max + std::time::Duration::from_secs(86_400);
-    CounterConfig { horizon, ..CounterConfig::default() }
+    let merge = config.merge.as_ref().map(|domains| MergeSettings {
+        domains: Arc::clone(domains),
+        // So that nobody can make views meet that are not alike.
+        seed: rand::random(),
+        ..MergeSettings::default()
+    });
+    CounterConfig { horizon, merge, ..CounterConfig::default() }
 }
 
 fn pipeline_config(config: &Config) -> PipelineConfig {

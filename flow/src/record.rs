@@ -26,6 +26,9 @@ impl RecordFlags {
     pub const RESET: Self = Self(1 << 5);
     /// Set by the aggregator: no clock could be trusted for this record's times.
     pub const TIME_UNKNOWN: Self = Self(1 << 6);
+    /// Set by the aggregator: no reading, but growth taken back that was counted, because it
+    /// turned out to be packets that another host had reported too.
+    pub const RETRACTION: Self = Self(1 << 8);
 
     /// Whether all of `other` are set.
     #[must_use]

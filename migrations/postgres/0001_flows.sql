@@ -129,6 +129,15 @@ CREATE VIEW flow_entry AS
     SELECT o.*, (SELECT max(e.ended) FROM flow_end e WHERE e.entry = o.entry) AS ended
     FROM flow_observer o;
 
+-- Paths that turned out to be others: two observers saw one generation of a flow. Flat: into_path is
+-- never a path that is given up.
+CREATE TABLE path_alias (
+    path      int8 NOT NULL PRIMARY KEY,
+    into_path int8 NOT NULL
+);
+
+CREATE INDEX path_alias_into ON path_alias (into_path);
+
 -- Rows of flow with an impossible time: kept, counted, in no series.
 CREATE TABLE flow_stray (
     time              timestamptz NOT NULL,  -- the growth came no later than this

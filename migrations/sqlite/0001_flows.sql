@@ -113,6 +113,15 @@ CREATE VIEW flow_entry AS
     SELECT o.*, (SELECT max(e.ended) FROM flow_end e WHERE e.entry = o.entry) AS ended
     FROM flow_observer o;
 
+-- Paths that turned out to be others: two observers saw one generation of a flow. Flat: into_path is
+-- never a path that is given up.
+CREATE TABLE path_alias (
+    path      INTEGER NOT NULL PRIMARY KEY,
+    into_path INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX path_alias_into ON path_alias (into_path);
+
 -- One row a record: what one entry grew by, and when. The plain columns are counted (each flow
 -- once, however many observers saw it), raw_* is what this observer reported, NULL where equal.
 CREATE TABLE flow (

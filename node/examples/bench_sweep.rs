@@ -22,7 +22,9 @@ fn main() -> anyhow::Result<()> {
     let lab = Lab::new()?;
     let layout = Layout::of_kernel()?;
     let mut collector = Collector::open(layout, &lab.netns, options.flows as usize)?;
-    lab.fill(options.flows, || drop(collector.found()))?;
+    lab.fill(options.flows, || {
+        collector.found();
+    })?;
     let sorted: Vec<u64> = collector.found().keys().copied().collect();
     ensure!(sorted.len() == options.flows as usize, "found {} entries", sorted.len());
     let mut random = sorted.clone();

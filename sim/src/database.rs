@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use aggregator::store::model::{Backup, Fault, ModelStore};
 use aggregator::store::row::{
-    ChangeSet, EntryNo, GapRow, Identity, Loaded, ObserverRow, WriterToken,
+    ChangeSet, EntryNo, FlowRow, GapRow, Identity, Loaded, ObserverRow, WriterToken,
 };
 use aggregator::store::{CommitError, Meta, Progress, Store, StoreError};
 use flow::{Counters, Epoch, NodeName, StoreId, UnixNanos};
@@ -169,6 +169,31 @@ impl Store for Database {
         match self {
             Self::Model(store) => store.find(identities).await,
             Self::Sqlite(file) => file.asked()?.find(identities).await,
+        }
+    }
+
+    async fn index_views(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Model(store) => store.index_views().await,
+            Self::Sqlite(file) => file.asked()?.index_views().await,
+        }
+    }
+
+    async fn find_views(&self, hashes: &[i64]) -> Result<Vec<ObserverRow>, StoreError> {
+        match self {
+            Self::Model(store) => store.find_views(hashes).await,
+            Self::Sqlite(file) => file.asked()?.find_views(hashes).await,
+        }
+    }
+
+    async fn history(
+        &self,
+        entries: &[EntryNo],
+        from: UnixNanos,
+    ) -> Result<Vec<FlowRow>, StoreError> {
+        match self {
+            Self::Model(store) => store.history(entries, from).await,
+            Self::Sqlite(file) => file.asked()?.history(entries, from).await,
         }
     }
 

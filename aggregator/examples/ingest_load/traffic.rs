@@ -60,7 +60,7 @@ impl Load {
         let (token, config) = (WriterToken([1; 16]), CounterConfig::default());
         let mut committer = Committer::start(store.clone(), token, config, now()).await?;
         for (frame, seq) in frames.iter().zip(1..) {
-            let mut work = Work { todo: vec![decoded(frame, Seq(seq))?], done: Vec::new() };
+            let mut work = Work { todo: vec![decoded(frame, Seq(seq))?], ..Work::default() };
             committer.run(&mut work).await?;
         }
         let contents = store.contents();

@@ -296,8 +296,9 @@ fn csv_cells(line: &FlowLine) -> [String; 18] {
 /// A row as a flow's line.
 pub(super) fn line_of(row: &FlowRow, node: &str) -> FlowLine {
     let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let counted = |count| if row.is_retraction() { -signed(count) } else { signed(count) };
     let [packets_orig, bytes_orig, packets_reply, bytes_reply] =
-        row.counted.components().map(signed);
+        row.counted.components().map(counted);
     let [raw_packets_orig, raw_bytes_orig, raw_packets_reply, raw_bytes_reply] =
         row.raw.components().map(signed);
     FlowLine {

@@ -14,7 +14,7 @@ use super::flows::{Chosen, FlowLine, News, line_of};
 use super::reader::{Nodes, check_schema};
 use super::report::{Key, Report, Sums, Top};
 use crate::cli::By;
-use crate::store::columns::FLOW_COLUMNS;
+use crate::store::columns::{FLOW_COLUMNS, resolved_flow};
 use crate::store::decode::{Cells, flow_row, from_micros};
 use crate::store::postgres::{PostgresAddress, Time, session};
 use crate::store::row::FlowRow;
@@ -25,6 +25,8 @@ pub(crate) struct Reader {
     url: String,
     connection: Mutex<PgConnection>,
     nodes: Nodes,
+    /// What rows are read from.
+    flow: String,
 }
 
 /// Where each partition of `flow` ended when it was last looked at, by the partition's number.
@@ -55,7 +57,10 @@ impl Reader {
         let nodes = nodes.map_err(failed)?;
         let nodes = nodes.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
         let nodes = Nodes::new(nodes.collect::<Result<_, sqlx::Error>>().map_err(failed)?);
-        Ok(Self { url, connection: Mutex::new(connection), nodes })
+        let aliases = query("SELECT EXISTS (SELECT 1 FROM path_alias)");
+        let aliases = aliases.fetch_one(&mut connection).await.and_then(|row| row.try_get(0));
+        let flow = resolved_flow(aliases.map_err(failed)?);
+        Ok(Self { url, connection: Mutex::new(connection), nodes, flow })
     }
 
     /// For questions of others.
@@ -81,7 +86,7 @@ impl Reader {
             By::Node => ("node", "node"),
         };
         let mut query = QueryBuilder::<Postgres>::new("SELECT ");
-        query.push(columns).push(", ").push(SUMS).push(" FROM flow");
+        query.push(columns).push(", ").push(SUMS).push(" FROM ").push(&self.flow);
         within(&mut query, span);
         query.push(" GROUP BY ").push(group);
         let mut largest = Top::new(by, usize::try_from(top).unwrap_or(usize::MAX));
@@ -92,7 +97,8 @@ impl Reader {
             largest.add(key, sums);
         }
         drop(rows);
-        let mut query = QueryBuilder::<Postgres>::new("SELECT count(DISTINCT path) FROM flow");
+        let mut query = QueryBuilder::<Postgres>::new("SELECT count(DISTINCT path) FROM ");
+        query.push(&self.flow);
         within(&mut query, span);
         let flows = query.build_query_scalar().fetch_one(&mut *connection).await;
         let flows = flows.map_err(|error| self.failed(error))?;
@@ -111,7 +117,7 @@ impl Reader {
             "WITH chosen AS MATERIALIZED (SELECT path AS c_path, max(time) AS c_last, \
              array_agg(DISTINCT node) AS c_nodes, ",
         );
-        query.push(SUMS).push(" FROM flow");
+        query.push(SUMS).push(" FROM ").push(&self.flow);
         within(&mut query, span);
         matching(&mut query, which);
         query.push(" GROUP BY path ORDER BY c_last DESC, path LIMIT ");
@@ -120,7 +126,8 @@ impl Reader {
         // Plain columns are those of the row that has the latest time.
         query.push(") SELECT DISTINCT ON (c_last, c_path) ").push(FLOW_COLUMNS);
         query.push(", c_nodes").push(SUM_NAMES);
-        query.push(" FROM chosen JOIN flow ON path = c_path AND time = c_last");
+        query.push(" FROM chosen JOIN ").push(&self.flow);
+        query.push(" ON path = c_path AND time = c_last");
         within(&mut query, span);
         matching(&mut query, which);
         query.push(" ORDER BY c_last DESC, c_path, entry");

@@ -17,7 +17,7 @@ use super::flows::{Chosen, FlowLine, News};
 use super::reader::{Nodes, check_schema};
 use super::report::{Key, Report, Sums, Top};
 use crate::cli::By;
-use crate::store::columns::FLOW_COLUMNS;
+use crate::store::columns::{FLOW_COLUMNS, resolved_flow};
 use crate::store::decode::flow_row;
 
 /// A store opened for questions.
@@ -26,6 +26,8 @@ pub(crate) struct Reader {
     path: PathBuf,
     pool: SqlitePool,
     nodes: Nodes,
+    /// What rows are read from.
+    flow: String,
 }
 
 impl Reader {
@@ -57,7 +59,12 @@ impl Reader {
         check_schema(&store, found)?;
         let nodes: Vec<(String, i64)> =
             sqlx::query_as("SELECT name, id FROM node").fetch_all(&pool).await.map_err(failed)?;
-        Ok(Self { path: path.to_owned(), pool, nodes: Nodes::new(nodes.into_iter().collect()) })
+        let aliases: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM path_alias)")
+            .fetch_one(&pool)
+            .await
+            .map_err(failed)?;
+        let (nodes, flow) = (Nodes::new(nodes.into_iter().collect()), resolved_flow(aliases));
+        Ok(Self { path: path.to_owned(), pool, nodes, flow })
     }
 
     /// For questions of others.
@@ -82,7 +89,7 @@ impl Reader {
             By::Node => ("node", "node"),
         };
         let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-        query.push(columns).push(", ").push(SUMS).push(" FROM flow");
+        query.push(columns).push(", ").push(SUMS).push(" FROM ").push(&self.flow);
         within(&mut query, span);
         query.push(" GROUP BY ").push(group);
         let mut largest = Top::new(by, usize::try_from(top).unwrap_or(usize::MAX));
@@ -93,7 +100,8 @@ impl Reader {
             largest.add(key, sums);
         }
         drop(rows);
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT count(DISTINCT path) FROM flow");
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT count(DISTINCT path) FROM ");
+        query.push(&self.flow);
         within(&mut query, span);
         let flows = query.build_query_scalar().fetch_one(&mut *snapshot).await;
         Ok(largest.finish(flows.map_err(|error| self.failed(error))?))
@@ -111,7 +119,7 @@ impl Reader {
         query.push("path, max(time) AS last, group_concat(DISTINCT node) AS nodes, ");
         query.push("entry_start, flags, mark, zone, tcp_state, proto, sport, dport, nat_sport, ");
         query.push("nat_dport, src, dst, nat_src, nat_dst, ");
-        query.push(SUMS).push(" FROM flow");
+        query.push(SUMS).push(" FROM ").push(&self.flow);
         within(&mut query, span);
         matching(&mut query, which);
         query.push(" GROUP BY path ORDER BY last DESC LIMIT ");

@@ -1,17 +1,22 @@
 //! The aggregator's configuration: what may be written ([`RawConfig`]) and what the program runs
 //! on ([`Config`]), whose every field is legal.
 
+mod merge;
 mod raw;
 mod store;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::config::{ConfigError, Flags, Loaded, Origins, Surroundings};
 use daemon::http::{Listener, TokenRule};
 use daemon::log;
 
+use crate::count::domains::Domains;
+
+pub use merge::{RawDomain, RawMerge};
 pub use raw::{RawConfig, RawLimits};
 pub use store::StoreChoice;
 
@@ -30,6 +35,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The longest time a node may have been away and still deliver what it has spooled.
     pub spool_age_max: Duration,
+    /// In which networks the nodes see flows; `None`: every node counts in full.
+    pub merge: Option<Arc<Domains>>,
     /// The HTTP listener, if there is one.
     pub http: Option<Listener>,
     /// Bounds.
@@ -92,6 +99,7 @@ impl Config {
                 (Duration::from_secs(3600), Duration::from_secs(90 * 86_400)),
                 &origins,
             )?,
+            merge: raw.merge.parse(&origins)?,
             http,
             limits: raw.limits.parse(&origins)?,
             log: raw.log.parse(debug, &origins)?,

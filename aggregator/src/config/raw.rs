@@ -8,7 +8,7 @@ use daemon::http::RawApi;
 use daemon::log::RawLog;
 use serde::{Deserialize, Serialize};
 
-use super::Limits;
+use super::{Limits, RawMerge};
 
 /// A configuration file of the aggregator. Values first, then tables: TOML wants it so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct RawConfig {
     pub api_endpoint: String,
     /// Who may ask it.
     pub api: RawApi,
+    /// In which networks the nodes see flows.
+    pub merge: RawMerge,
     /// Bounds.
     pub limits: RawLimits,
     /// Logs.
@@ -50,6 +52,7 @@ impl Default for RawConfig {
             api_enabled: true,
             api_endpoint: "127.0.0.1:8080".into(),
             api: RawApi::default(),
+            merge: RawMerge::default(),
             limits: RawLimits::default(),
             log: RawLog::default(),
         }

@@ -78,6 +78,9 @@ impl<'c> Counting<'c> {
         let (counted, first_seen) = counter.memory.uncounted_of(&missing.nodes);
         let counted_from = first_seen.minus(counter.config.horizon);
         let find = missing.find.into_iter().collect();
-        Counted::Needs(Needs { find, counted, counted_from })
+        let history_from = counter.memory.rows_from(&missing.history, counter.config.horizon);
+        let history = missing.history.into_iter().collect();
+        let views = Vec::new();
+        Counted::Needs(Needs { find, counted, counted_from, views, history, history_from })
     }
 }

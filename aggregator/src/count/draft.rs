@@ -10,8 +10,9 @@ use super::entries::Place;
 use super::frame::{Body, Frame};
 use super::known::{Found, Known};
 use super::memory::{Change, Counted, Entry, EpochState, Node};
+use super::merged::Back;
 use super::metrics::CountStats;
-use super::{Asked, CountError, CounterConfig};
+use super::{Asked, CountError, CounterConfig, next_id};
 use crate::store::row::{
     BatchRow, ChangeSet, EndedEntry, EntryNo, EpochAdvance, EpochRow, FlowRow, FrameName, GapRow,
     Identity, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
@@ -19,7 +20,7 @@ use crate::store::row::{
 
 /// The start of an entry as a time, where the batch that brings its first record confirms it;
 /// both ends of the span are that moment.
-fn start_of(
+pub(super) fn start_of(
     record: &Record,
     interval: &Interval,
     basis: &Basis,
@@ -61,10 +62,10 @@ impl Draft {
 /// What all records of one frame share.
 pub(super) struct Context<'f> {
     frame: &'f Frame,
-    index: u32,
+    pub(super) index: u32,
     node: NodeNo,
     /// Receipt, raised so that marks strictly grow.
-    mark: UnixNanos,
+    pub(super) mark: UnixNanos,
     interval: &'f Interval,
     basis: Basis,
     before: Option<BootNanos>,
@@ -81,33 +82,38 @@ pub(super) struct Missing<'f> {
     pub(super) find: HashSet<Identity, foldhash::fast::RandomState>,
     /// Nodes whose entries' counts must come from their rows.
     pub(super) nodes: HashSet<NodeNo, foldhash::fast::RandomState>,
+    /// Entries of groups whose growths must be told.
+    pub(super) history: HashSet<EntryNo, foldhash::fast::RandomState>,
 }
 
 impl<'f> Missing<'f> {
     /// Nothing missing yet.
     pub(super) fn new(frames: &'f [Frame], asked: &'f Asked) -> Self {
-        Self { frames, asked, find: HashSet::default(), nodes: HashSet::default() }
+        let (find, nodes, history) = (HashSet::default(), HashSet::default(), HashSet::default());
+        Self { frames, asked, find, nodes, history }
     }
 
     /// Whether nothing is.
     pub(super) fn is_empty(&self) -> bool {
-        self.find.is_empty() && self.nodes.is_empty()
+        self.find.is_empty() && self.nodes.is_empty() && self.history.is_empty()
     }
 }
 
 /// See [`Draft`].
 pub(super) struct Drafting<'m> {
     config: &'m CounterConfig,
-    known: Known<'m>,
-    set: ChangeSet,
-    stats: CountStats,
-    change: Change,
+    pub(super) known: Known<'m>,
+    pub(super) set: ChangeSet,
+    pub(super) stats: CountStats,
+    pub(super) change: Change,
     /// Index into the set's advances.
     advances: HashMap<(NodeNo, flow::Epoch), usize, foldhash::fast::RandomState>,
     /// Index into the set's observers, of entries seen first in it.
     fresh_rows: HashMap<EntryNo, usize, foldhash::fast::RandomState>,
     /// What becomes of other entries: ended, or open again.
     ends: HashMap<EntryNo, Option<UnixNanos>, foldhash::fast::RandomState>,
+    /// Growth to be taken back.
+    pub(super) back: Vec<Back>,
 }
 
 impl<'m> Drafting<'m> {
@@ -122,10 +128,12 @@ impl<'m> Drafting<'m> {
             advances: HashMap::default(),
             fresh_rows: HashMap::default(),
             ends: HashMap::default(),
+            back: Vec::new(),
         }
     }
 
     pub(super) fn finish(mut self) -> Draft {
+        self.finish_merge();
         for (entry, at) in self.ends {
             match at {
                 Some(at) => self.set.ended.push(EndedEntry { entry, at }),
@@ -141,7 +149,7 @@ impl<'m> Drafting<'m> {
     pub(super) fn close_silent(mut self, now: UnixNanos, most: usize) -> Option<Draft> {
         let silent = |(_, identity, entry): &(Place, &Identity, &Entry)| {
             let limit = self.config.silence.of(identity.orig.proto);
-            entry.ended.is_none() && entry.touched.plus(limit) < now
+            entry.ended.is_none() && entry.stored && entry.touched.plus(limit) < now
         };
         for (place, _, entry) in self.known.memory.entries.iter().filter(silent).take(most) {
             self.ends.insert(entry.entry, Some(entry.touched));
@@ -164,19 +172,7 @@ impl<'m> Drafting<'m> {
         let (node_no, epoch) = (node.row.node, frame.epoch);
         let before = self.known.epoch(&frame.node, epoch);
         let state = node.epochs.entry(epoch).or_insert_with(|| {
-            before.copied().unwrap_or(EpochState {
-                row: EpochRow {
-                    node: node_no,
-                    epoch,
-                    committed: Seq::NONE,
-                    digest: frame.digest,
-                    begun: mark,
-                    last_gap: None,
-                    sweep: None,
-                },
-                interval: None,
-                before: None,
-            })
+            before.copied().unwrap_or_else(|| EpochState::begun(frame, node_no, mark))
         });
         let committed = state.row.committed;
         if frame.first != committed.next() || frame.last < frame.first {
@@ -244,8 +240,14 @@ impl<'m> Drafting<'m> {
             Some(Node { row, epochs: HashMap::default() })
         };
         let Some(mut node) = self.change.nodes.remove(&frame.node).or_else(remembered) else {
-            self.change.ids.node = next_id(self.change.ids.node, NodeNo::next, "node")?;
-            let node = self.change.ids.node;
+            let node = match self.known.memory.numbers.node(&frame.node) {
+                Some(node) => node,
+                None => {
+                    let node = next_id(self.change.ids.node, NodeNo::next, "node")?;
+                    self.change.ids.node = node;
+                    node
+                }
+            };
             let name = frame.node.clone();
             let row = NodeRow { node, name, epoch: frame.epoch, epoch_since: mark };
             self.set.new_nodes.push(row.clone());
@@ -290,8 +292,15 @@ impl<'m> Drafting<'m> {
         let (netns, stored) = match self.known.netns(context.node, id).or_else(ours) {
             Some(found) => found,
             None => {
-                let netns = next_id(self.change.ids.netns, NetnsNo::next, "network namespace")?;
-                self.change.ids.netns = netns;
+                let netns = match self.known.memory.numbers.netns(context.node, id) {
+                    Some(netns) => netns,
+                    None => {
+                        let last = self.change.ids.netns;
+                        let netns = next_id(last, NetnsNo::next, "network namespace")?;
+                        self.change.ids.netns = netns;
+                        netns
+                    }
+                };
                 self.change.netns.insert(key, netns);
                 self.set.netns.push(NetnsRow { netns, node: context.node, id });
                 (netns, false)
@@ -330,8 +339,15 @@ impl<'m> Drafting<'m> {
         }
         let mut entry = match entry {
             Some(entry) => entry,
-            None => self.first_sight(context, netns, record)?,
+            None => self.first_sight(context, record)?,
         };
+        if let Some(group) = self.untold(entry.entry) {
+            missing.history.extend(group);
+            return Ok(());
+        }
+        if !entry.stored {
+            self.introduce(context, netns, record, &mut entry);
+        }
         let (growth, row) = self.count(context, record, netns, &mut entry);
         self.stats.record(record, &growth, &row);
         self.set.flows.push(row);
@@ -392,30 +408,48 @@ impl<'m> Drafting<'m> {
         }
     }
 
-    fn first_sight(
-        &mut self,
-        context: &Context<'_>,
-        netns: NetnsNo,
-        record: &Record,
-    ) -> Result<Entry, CountError> {
+    /// An entry that nothing is known of: it has no company.
+    fn first_sight(&mut self, context: &Context<'_>, record: &Record) -> Result<Entry, CountError> {
         let ids = &mut self.change.ids;
         ids.entry = next_id(ids.entry, EntryNo::next, "entry")?;
-        // One observer: every entry is a path of its own.
         ids.path = next_id(ids.path, crate::store::row::PathNo::next, "path")?;
         let (entry, path) = (ids.entry, ids.path);
         let start = start_of(record, context.interval, &context.basis, context.before)
             .map(|span| span.until);
-        self.fresh_rows.insert(entry, self.set.observers.len());
-        self.set.observers.push(ObserverRow {
+        Ok(Entry {
             entry,
             path,
+            count: EntryCount { start, ..EntryCount::default() },
+            counted: Counted::Known,
+            stored: false,
+            seen: context.mark,
+            touched: context.mark,
+            ended: None,
+        })
+    }
+
+    /// Notes an entry that the store does not have.
+    fn introduce(
+        &mut self,
+        context: &Context<'_>,
+        netns: NetnsNo,
+        record: &Record,
+        entry: &mut Entry,
+    ) {
+        entry.stored = true;
+        entry.seen = context.mark;
+        entry.path = self.path(entry);
+        self.fresh_rows.insert(entry.entry, self.set.observers.len());
+        self.set.observers.push(ObserverRow {
+            entry: entry.entry,
+            path: entry.path,
             node: context.node,
             netns,
             zone: record.zone,
             inside: view::inside(&record.orig),
             outside: view::outside(&record.reply),
             birth: record.birth,
-            start,
+            start: entry.count.start,
             fresh: record.flags.has(RecordFlags::FRESH),
             seen: context.mark,
             ended: None,
@@ -424,29 +458,21 @@ impl<'m> Drafting<'m> {
         });
         self.stats.first_sights += 1;
         self.stats.start_unknown += u64::from(matches!(record.birth, Birth::Id(_)));
-        Ok(Entry {
-            entry,
-            path,
-            count: EntryCount { start, ..EntryCount::default() },
-            counted: Counted::Known,
-            seen: context.mark,
-            touched: context.mark,
-            ended: None,
-        })
     }
 
     /// The growth of `entry` by this record, and the row that says so.
     fn count(
-        &self,
+        &mut self,
         context: &Context<'_>,
         record: &Record,
         netns: NetnsNo,
         entry: &mut Entry,
     ) -> (Growth, FlowRow) {
         let span = context.basis.span(record.since, record.until);
+        let horizon = self.config.horizon;
         let place = |until| {
             let wall = context.interval.clock.wall;
-            clock::place(until, wall, context.frame.received, self.config.horizon)
+            clock::place(until, wall, context.frame.received, horizon)
         };
         let stray = matches!(place(span.map(|span| span.until)), Placement::Stray(_));
         let observed = Observed {
@@ -457,6 +483,8 @@ impl<'m> Drafting<'m> {
         };
         let (count, growth) = entry.count.count(&observed);
         entry.count = count;
+        entry.path = self.path(entry);
+        let counted = self.merged(context, entry.entry, &growth);
         let span = if stray { span } else { growth.span };
         let (Placement::Normal(time) | Placement::Stray(time)) = place(span.map(|span| span.until));
         let ours = record.flags.with_if(RecordFlags::TIME_UNKNOWN, span.is_none());
@@ -467,7 +495,7 @@ impl<'m> Drafting<'m> {
             entry_start: entry.count.start,
             path: entry.path,
             entry: entry.entry,
-            counted: growth.growth,
+            counted,
             raw: growth.growth,
             seq: context.frame.first,
             mark: record.mark,
@@ -483,14 +511,4 @@ impl<'m> Drafting<'m> {
         };
         (growth, row)
     }
-}
-
-/// The next number, or that there is none.
-fn next_id<T: Copy + PartialEq>(
-    last: T,
-    next: impl Fn(T) -> T,
-    what: &'static str,
-) -> Result<T, CountError> {
-    let id = next(last);
-    if id == last { Err(CountError::Exhausted { what }) } else { Ok(id) }
 }

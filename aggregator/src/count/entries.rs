@@ -141,6 +141,7 @@ mod tests {
             path: PathNo(1),
             count: EntryCount::default(),
             counted: Counted::Known,
+            stored: true,
             seen: UnixNanos(n.into()),
             touched: UnixNanos(n.into()),
             ended: None,

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use flow::clock::Span;
 use flow::count::EntryCount;
+use flow::merge::{EntryRef, MergeDraft, Told};
 use flow::record::Interval;
-use flow::{BootNanos, Counters, Epoch, NetnsId, NodeName, UnixNanos};
+use flow::{BootNanos, Counters, Epoch, NetnsId, NodeName, Seq, UnixNanos};
 use hashbrown::{HashMap, HashSet};
 
 use super::entries::{Entries, Place};
+use super::frame::Frame;
+use super::merging::{self, MergeSettings, Merging, entry_ref};
+use super::numbers::Numbers;
 use crate::store::row::{
-    EntryNo, EpochRow, Identity, LastIds, Loaded, NetnsNo, NetnsRow, NodeNo, NodeRow, ObserverRow,
-    PathNo, Sweep,
+    EntryNo, EpochRow, FlowRow, Identity, LastIds, Loaded, NetnsNo, NetnsRow, NodeNo, NodeRow,
+    ObserverRow, PathNo, Sweep,
 };
 
 type State = foldhash::fast::RandomState;
@@ -33,6 +37,8 @@ pub(super) struct Entry {
     pub(super) path: PathNo,
     pub(super) count: EntryCount,
     pub(super) counted: Counted,
+    /// The store has it; else it is linked, and no record of it is counted yet.
+    pub(super) stored: bool,
     /// Mark of its first record.
     pub(super) seen: UnixNanos,
     /// Mark of its last one, or a later one: since it was loaded, of its node's last frame.
@@ -52,6 +58,20 @@ pub(super) struct EpochState {
 }
 
 impl EpochState {
+    /// An epoch that begins with `frame`, at `mark`.
+    pub(super) const fn begun(frame: &Frame, node: NodeNo, mark: UnixNanos) -> Self {
+        let row = EpochRow {
+            node,
+            epoch: frame.epoch,
+            committed: Seq::NONE,
+            digest: frame.digest,
+            begun: mark,
+            last_gap: None,
+            sweep: None,
+        };
+        Self { row, interval: None, before: None }
+    }
+
     /// The last complete sweep before `interval`: an entry that it did not show was born later.
     pub(super) fn sweep_before(&self, interval: &Interval) -> Option<BootNanos> {
         let same = self.interval == Some(interval.number);
@@ -91,6 +111,8 @@ pub(super) struct Change {
     places: HashMap<Place, usize, State>,
     /// Entries that it has not.
     pub(super) fresh: HashMap<Identity, Entry, State>,
+    /// Groups of entries, as they are then.
+    pub(super) merge: MergeDraft,
     pub(super) ids: LastIds,
     pub(super) latest: UnixNanos,
 }
@@ -135,6 +157,10 @@ pub(super) struct Memory {
     pub(super) nodes: HashMap<NodeName, Node, State>,
     pub(super) netns: HashMap<(NodeNo, NetnsId), NetnsNo, State>,
     pub(super) entries: Entries,
+    /// Groups of entries, where a domain has several observers.
+    pub(super) merging: Option<Merging>,
+    /// What is linked and not counted.
+    pub(super) numbers: Numbers,
     pub(super) ids: LastIds,
     /// The latest mark given out: a receipt, raised so that marks strictly grow whatever the
     /// aggregator's clock does.
@@ -144,7 +170,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn from_loaded(loaded: Loaded) -> Self {
+    /// What a store loaded; linked, if flows are to be merged and a domain has two observers, or
+    /// will have (`shared`).
+    pub(super) fn from_loaded(
+        loaded: Loaded,
+        settings: Option<&MergeSettings>,
+        shared: bool,
+    ) -> Self {
         let mut memory = Self { ids: loaded.ids, forgotten: loaded.forgotten, ..Self::default() };
         let mut names = HashMap::<NodeNo, NodeName, State>::default();
         for row in loaded.nodes {
@@ -163,6 +195,17 @@ impl Memory {
         }
         for NetnsRow { netns, node, id } in loaded.netns {
             memory.netns.insert((node, id), netns);
+        }
+        if let Some(settings) = settings
+            && (shared || merging::is_shared(&settings.domains, memory.observers()))
+        {
+            let mut merging = Merging::new(settings, memory.ids.path);
+            for ((node, _), netns) in &memory.netns {
+                if let Some(name) = names.get(node) {
+                    merging.observe(*netns, name);
+                }
+            }
+            memory.merging = Some(merging);
         }
         memory.mark(loaded.forgotten.unwrap_or_default());
         memory.entries.reserve(loaded.observers.len());
@@ -188,6 +231,7 @@ impl Memory {
             path: row.path,
             count: EntryCount { counted: row.base, reached: None, start: row.start },
             counted: Counted::Unknown,
+            stored: true,
             seen: row.seen,
             touched: row.ended.unwrap_or(touched).max(row.seen),
             ended: row.ended,
@@ -195,7 +239,22 @@ impl Memory {
         let identity = row.identity();
         if self.entries.find(&identity).is_none() {
             self.entries.add(identity, entry);
+            if let Some(merging) = &mut self.merging {
+                merging.recall(row, entry.touched);
+            }
         }
+    }
+
+    /// All observers: nodes and their namespaces.
+    pub(super) fn observers(&self) -> impl Iterator<Item = (&NodeName, NetnsId)> {
+        let names: HashMap<NodeNo, &NodeName, State> =
+            self.nodes.iter().map(|(name, node)| (node.row.node, name)).collect();
+        self.netns.keys().filter_map(move |(node, id)| Some((*names.get(node)?, *id)))
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn observes(&self, node: &NodeName, id: NetnsId) -> bool {
+        self.nodes.get(node).is_some_and(|node| self.netns.contains_key(&(node.row.node, id)))
     }
 
     /// Takes an entry that was just asked for, because a reading of it has arrived.
@@ -242,6 +301,49 @@ impl Memory {
         }
     }
 
+    /// All entries of `wanted`, and the earliest time that rows of theirs can have.
+    pub(super) fn rows_from(
+        &self,
+        wanted: &HashSet<EntryNo, State>,
+        horizon: Duration,
+    ) -> UnixNanos {
+        let mut from = UnixNanos(i64::MAX);
+        if wanted.is_empty() {
+            return from;
+        }
+        for (_, _, entry) in self.entries.iter() {
+            if wanted.contains(&entry.entry) {
+                let start = entry.count.start.map(|start| start.minus(START_MARGIN));
+                from = from.min(start.unwrap_or_else(|| entry.seen.minus(horizon)));
+            }
+        }
+        from
+    }
+
+    /// Takes all rows of the entries asked for: their groups are made anew of them.
+    pub(super) fn take_history(&mut self, asked: &[EntryNo], rows: &[FlowRow]) {
+        let Some(merging) = &mut self.merging else { return };
+        if asked.is_empty() {
+            return;
+        }
+        let span = |row: &FlowRow| {
+            let slack = row.slack.filter(|_| row.stray.is_none())?;
+            Some(Span { since: row.since, until: row.time, slack })
+        };
+        let told: Vec<Told> = rows
+            .iter()
+            .map(|row| Told {
+                entry: entry_ref(row.entry),
+                growth: row.raw,
+                span: span(row),
+                counted: row.counted,
+                back: row.is_retraction(),
+            })
+            .collect();
+        let asked: Vec<EntryRef> = asked.iter().copied().map(entry_ref).collect();
+        merging.merger.rebuild(&asked, &told);
+    }
+
     /// Whether an entry born at `start` would be here if the store had it: those that are not were
     /// seen first at or before `forgotten`, so they were born before. Half the memory horizon is
     /// left for steps of the clocks that `start` and the marks come from.
@@ -252,7 +354,7 @@ impl Memory {
 
     /// Takes what a committed set changed.
     pub(super) fn take(&mut self, change: Change) {
-        let Change { nodes, netns, known, places: _, fresh, ids, latest } = change;
+        let Change { nodes, netns, known, places: _, fresh, merge, ids, latest } = change;
         for (name, Node { row, epochs }) in nodes {
             match self.nodes.get_mut(&name) {
                 Some(node) => {
@@ -271,14 +373,20 @@ impl Memory {
         for (identity, entry) in fresh {
             self.entries.add(identity, entry);
         }
+        if let Some(merging) = &mut self.merging {
+            merging.merger.apply(merge);
+        }
         self.ids = ids;
         self.mark(latest);
     }
 
     /// Forgets entries that ended before `ended_before`, then the longest silent ones over `most`.
     pub(super) fn evict(&mut self, ended_before: UnixNanos, most: usize) {
-        let late = |entry: &Entry| entry.ended.is_none_or(|ended| ended >= ended_before);
-        self.forgotten = self.forgotten.max(self.entries.retain(late));
+        self.forget(|entry| {
+            // One that is linked and was never counted: its frame was refused.
+            let refused = !entry.stored && entry.touched < ended_before;
+            refused || entry.ended.is_some_and(|ended| ended < ended_before)
+        });
         let over = self.entries.len().saturating_sub(most);
         if over > 0 {
             // A tenth more, so that this is rare.
@@ -287,8 +395,24 @@ impl Memory {
                 self.entries.iter().map(|(_, _, entry)| entry.touched).collect();
             let (_, last, _) = touched.select_nth_unstable(count.saturating_sub(1));
             let last = *last;
-            let loud = |entry: &Entry| entry.touched > last;
-            self.forgotten = self.forgotten.max(self.entries.retain(loud));
+            self.forget(|entry| entry.touched <= last);
         }
     }
+
+    /// Forgets entries that are `old`; those of a group when all of it are.
+    fn forget(&mut self, old: impl Fn(&Entry) -> bool) {
+        let forgotten = match &mut self.merging {
+            None => self.entries.retain(|entry| !old(entry)),
+            Some(merging) => {
+                let old = self.entries.iter().filter(|(_, _, entry)| old(entry));
+                let old = old.map(|(_, _, entry)| entry.entry).collect();
+                let gone = merging.evict(&old);
+                self.entries.retain(|entry| !gone.contains(&entry.entry))
+            }
+        };
+        self.forgotten = self.forgotten.max(forgotten);
+    }
 }
+
+/// How much earlier than its entry's start a row's time may be: steps of the clocks both come from.
+const START_MARGIN: Duration = Duration::from_secs(3_600);

@@ -5,39 +5,46 @@
 //! Nothing moves until the set is committed; [`Counter::apply`] then takes the draft. A draft that
 //! was not committed is thrown away, and the same frames are counted again.
 //!
-//! Each entry has one observer here, so what it grew by is what is counted. Where several hosts
-//! see one flow, linking their entries and counting the heaviest chain of growths that cannot
-//! overlap belongs between [`flow::count`] and the row made of its result ([`draft`]); until that
-//! exists each observer's growth counts in full.
+//! An entry's growth ([`flow::count`]) is what is counted of it, as long as its observer is alone
+//! in its domain. Where several hosts may see one flow their entries are linked first
+//! ([`Counter::link`]), and what a growth counts for is up to its group ([`flow::merge`]).
 
 mod counting;
+pub mod domains;
 mod draft;
 mod entries;
 pub mod frame;
 mod known;
+mod linking;
 mod memory;
+mod merged;
+mod merging;
 pub mod metrics;
+mod numbers;
 mod silence;
 
 use std::time::Duration;
 
+use flow::merge::{Domain, LinkStats};
 use flow::{Epoch, NodeName, Seq, UnixNanos};
 use hashbrown::HashSet;
 use thiserror::Error;
 
 use crate::store::Progress;
-use crate::store::row::{ChangeSet, EntryNo, Identity, Loaded, NodeNo, ObserverRow};
+use crate::store::row::{ChangeSet, EntryNo, FlowRow, Identity, Loaded, NodeNo, ObserverRow};
 
 pub use counting::Counting;
 pub use draft::Draft;
 pub use frame::{Body, Frame};
 use known::Known;
+pub use linking::Linked;
 use memory::Memory;
+pub use merging::MergeSettings;
 pub use metrics::{CountMetrics, CountStats};
 pub use silence::SilenceLimits;
 
 /// Bounds of what the counter keeps and believes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterConfig {
     /// How long an entry stays in memory after its end.
     pub memory_horizon: Duration,
@@ -49,6 +56,8 @@ pub struct CounterConfig {
     pub max_entries: usize,
     /// How long entries may be silent before they are closed.
     pub silence: SilenceLimits,
+    /// How a flow of several observers is counted once; `None`: each observer counts in full.
+    pub merge: Option<MergeSettings>,
 }
 
 impl Default for CounterConfig {
@@ -58,6 +67,7 @@ impl Default for CounterConfig {
             horizon: Duration::from_secs(8 * 86_400),
             max_entries: 8_000_000,
             silence: SilenceLimits::default(),
+            merge: Some(MergeSettings::default()),
         }
     }
 }
@@ -71,6 +81,24 @@ pub struct Needs {
     pub counted: Vec<EntryNo>,
     /// The earliest time their rows can have.
     pub counted_from: UnixNanos,
+    /// Hashes of views ([`view_hash`](crate::store::row::view_hash)) that entries of other
+    /// observers may have.
+    pub views: Vec<i64>,
+    /// Entries all of whose rows must be told, because their group counts together.
+    pub history: Vec<EntryNo>,
+    /// The earliest time those rows can have.
+    pub history_from: UnixNanos,
+}
+
+/// What a store answers to [`Needs`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Entries found, by identity or view.
+    pub found: Vec<ObserverRow>,
+    /// Counts of entries.
+    pub counted: Vec<(EntryNo, flow::Counters)>,
+    /// Rows of entries.
+    pub history: Vec<FlowRow>,
 }
 
 /// What counting frames gives.
@@ -86,6 +114,7 @@ pub enum Counted {
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     absent: HashSet<Identity, foldhash::fast::RandomState>,
+    views: HashSet<i64, foldhash::fast::RandomState>,
     thorough: bool,
 }
 
@@ -136,7 +165,27 @@ impl Counter {
     /// A counter that goes on from what a store loaded.
     #[must_use]
     pub fn new(config: CounterConfig, loaded: Loaded) -> Self {
-        Self { config, memory: Memory::from_loaded(loaded) }
+        let memory = Memory::from_loaded(loaded, config.merge.as_ref(), false);
+        Self { config, memory }
+    }
+
+    /// The same, and merging whether or not a domain has a second observer yet.
+    #[must_use]
+    pub fn merging(config: CounterConfig, loaded: Loaded) -> Self {
+        let memory = Memory::from_loaded(loaded, config.merge.as_ref(), true);
+        Self { config, memory }
+    }
+
+    /// Its bounds.
+    #[must_use]
+    pub const fn config(&self) -> &CounterConfig {
+        &self.config
+    }
+
+    /// Whether flows of several observers are counted once: since a domain has two of them.
+    #[must_use]
+    pub const fn is_merging(&self) -> bool {
+        self.memory.merging.is_some()
     }
 
     /// What is committed of a (node, epoch); `None` where nothing is.
@@ -156,6 +205,19 @@ impl Counter {
         })
     }
 
+    /// The domains that a node observes, where flows of several observers are counted once.
+    #[must_use]
+    pub fn domains(&self, node: &NodeName) -> Option<[Domain; 2]> {
+        let sides = self.memory.merging.as_ref()?.sides(node);
+        Some([sides.inside, sides.outside])
+    }
+
+    /// What linking did since it was asked last.
+    pub fn take_link_stats(&mut self) -> LinkStats {
+        let merging = self.memory.merging.as_mut();
+        merging.map_or_else(LinkStats::default, |merging| merging.merger.take_stats())
+    }
+
     /// A node's row number, once a frame of it was committed.
     #[must_use]
     pub fn node_no(&self, name: &NodeName) -> Option<NodeNo> {
@@ -170,14 +232,8 @@ impl Counter {
 
     /// Takes the store's answers to [`Needs`] into memory: committed truth, so this is allowed at
     /// any time but between [`Counter::count`] and [`Counter::apply`].
-    pub fn learn(
-        &mut self,
-        needs: &Needs,
-        found: &[ObserverRow],
-        counted: &[(EntryNo, flow::Counters)],
-        asked: &mut Asked,
-    ) {
-        for row in found {
+    pub fn learn(&mut self, needs: &Needs, answers: &Answers, asked: &mut Asked) {
+        for row in &answers.found {
             self.memory.learn(row);
         }
         for identity in &needs.find {
@@ -185,7 +241,9 @@ impl Counter {
                 asked.absent.insert(*identity);
             }
         }
-        self.memory.take_counts(&needs.counted, counted);
+        asked.views.extend(&needs.views);
+        self.memory.take_counts(&needs.counted, &answers.counted);
+        self.memory.take_history(&needs.history, &answers.history);
     }
 
     /// Counts `frames`, each in its epoch's order. Memory stays as it is.
@@ -241,6 +299,16 @@ impl Counter {
     pub fn evict(&mut self, now: UnixNanos) -> usize {
         let before = self.memory.entries.len();
         self.memory.evict(now.minus(self.config.memory_horizon), self.config.max_entries);
-        before - self.memory.entries.len()
+        before.saturating_sub(self.memory.entries.len())
     }
+}
+
+/// The next number, or that there is none.
+fn next_id<T: Copy + PartialEq>(
+    last: T,
+    next: impl Fn(T) -> T,
+    what: &'static str,
+) -> Result<T, CountError> {
+    let id = next(last);
+    if id == last { Err(CountError::Exhausted { what }) } else { Ok(id) }
 }

@@ -7,12 +7,17 @@
 use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::time::Duration;
 
-use flow::{Epoch, NodeName, Seq, StoreId, UnixNanos};
+use flow::clock::Basis;
+use flow::merge::Domain;
+use flow::{Epoch, NodeName, Record, Seq, StoreId, UnixNanos};
 use thiserror::Error;
 
+use super::hold::{Held, Hold, HoldConfig, Sure};
 use crate::count::{
-    Asked, CountError, CountMetrics, Counted, Counter, CounterConfig, Counting, Draft, Frame, Needs,
+    Answers, Asked, Body, CountError, CountMetrics, Counted, Counter, CounterConfig, Counting,
+    Draft, Frame, Linked, Needs,
 };
 use crate::store::row::{FrameName, NodeNo, WriterToken};
 use crate::store::{CommitError, Progress, Store, StoreError};
@@ -54,8 +59,13 @@ pub enum Done {
 /// Frames on their way into the store, and what became of those before them.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// Frames to be committed, in the order of each epoch.
+    /// Frames that arrived, in the order of each epoch. Where several observers may see one flow
+    /// they wait in the committer until everybody has told of that time, or long enough.
+    pub arrived: Vec<Frame>,
+    /// Frames to be committed now, in the order of each epoch.
     pub todo: Vec<Frame>,
+    /// Of how many of these the entries are linked already.
+    pub linked: usize,
     /// What became of others; to be taken by the caller.
     pub done: Vec<Done>,
 }
@@ -127,6 +137,7 @@ pub struct Committer<S> {
     /// Entries to be closed before anything else is counted.
     closing: Option<Draft>,
     metrics: CountMetrics,
+    hold: Hold<Frame>,
 }
 
 /// Rows that make a transaction: COMMIT is a small part of it then, and nobody waits long for one.
@@ -151,9 +162,50 @@ impl<S: Store> Committer<S> {
         store.take_writer(token, now).await?;
         let loaded = store.load(now.minus(config.memory_horizon)).await?;
         let counter = Counter::new(config, loaded);
+        if counter.is_merging() {
+            store.index_views().await?;
+        }
         let (doubt, closing, metrics) = (None, None, CountMetrics::default());
         let rows = TRANSACTION_ROWS;
-        Ok(Self { store, id, token, counter, rows, doubt, closing, metrics })
+        let hold = Hold::new(HoldConfig::default());
+        Ok(Self { store, id, token, counter, rows, doubt, closing, metrics, hold })
+    }
+
+    /// The same with other bounds of the frames that wait for others' word.
+    #[must_use]
+    pub fn holding(self, config: HoldConfig) -> Self {
+        Self { hold: Hold::new(config), ..self }
+    }
+
+    /// Frames that wait for others' word, and their bytes.
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        (self.hold.frames(), self.hold.bytes())
+    }
+
+    /// Moves frames on: those that arrived wait or can be committed, and of those that waited some
+    /// need not any longer at `now`; all of them, where `all`.
+    ///
+    /// # Errors
+    /// As [`Committer::run`]: call it again with the same work then.
+    pub async fn admit(&mut self, work: &mut Work, now: UnixNanos, all: bool) -> Result<(), Stop> {
+        // Memory must stay while a commit is in doubt, so nothing can be linked.
+        if let Some(frames) = self.settle(&work.todo).await? {
+            finish(work, frames);
+        }
+        self.link(&work.arrived).await?;
+        for frame in work.arrived.drain(..) {
+            match self.counter.domains(&frame.node) {
+                Some(domains) => self.hold.push(held(frame, domains)),
+                None => work.todo.push(frame),
+            }
+        }
+        let most = self.rows.saturating_mul(ADMITTED_ROWS * size_of::<Record>());
+        let released = if all { self.hold.release_all() } else { self.hold.release(now, most) };
+        work.todo.extend(released);
+        work.linked = work.todo.len();
+        self.metrics.held(self.hold.frames(), self.hold.take_stats());
+        Ok(())
     }
 
     /// The same with transactions of `rows` rows instead of [`TRANSACTION_ROWS`]; a frame is never
@@ -206,6 +258,13 @@ impl<S: Store> Committer<S> {
     /// [`Stop::Fatal`]: never run anything again.
     pub async fn run(&mut self, work: &mut Work) -> Result<(), Stop> {
         self.close().await?;
+        if let Some(frames) = self.settle(&work.todo).await? {
+            finish(work, frames);
+        }
+        if work.linked < work.todo.len() {
+            self.link(&work.todo).await?;
+            work.linked = work.todo.len();
+        }
         let mut bisect = Bisect::new(self.transaction(&work.todo));
         let mut ahead = None;
         while !work.todo.is_empty() {
@@ -221,13 +280,16 @@ impl<S: Store> Committer<S> {
                 Err(Refused { frame, reason }) => {
                     let at = frame.and_then(|name| self.index_of(&work.todo, name));
                     if let Some(bad) = bisect.narrow(at, work.todo.len()) {
-                        reject(work, bad, &reason);
+                        let (node, epoch) = reject(work, bad, &reason);
+                        let given_up = self.hold.give_up(&node, epoch);
+                        work.done.extend(given_up.into_iter().map(put_off));
                         bisect = Bisect::new(self.transaction(&work.todo));
                     }
                 }
             }
         }
         self.metrics.memory(self.counter.entries(), 0);
+        self.metrics.linked(&self.counter.take_link_stats());
         Ok(())
     }
 
@@ -324,18 +386,46 @@ impl<S: Store> Committer<S> {
 
     /// Asks the store what counting needs.
     async fn ask(&mut self, needs: &Needs, asked: &mut Asked) -> Result<(), Stop> {
-        let away = |error: StoreError| Stop::Away(error.to_string());
-        let found = if needs.find.is_empty() {
-            Vec::new()
-        } else {
-            self.store.find(&needs.find).await.map_err(away)?
-        };
-        let counted = if needs.counted.is_empty() {
-            Vec::new()
-        } else {
-            self.store.counted(&needs.counted, needs.counted_from).await.map_err(away)?
-        };
-        self.counter.learn(needs, &found, &counted, asked);
+        let mut answers = Answers::default();
+        if !needs.find.is_empty() {
+            answers.found = self.store.find(&needs.find).await.map_err(away)?;
+        }
+        if !needs.views.is_empty() {
+            answers.found.extend(self.store.find_views(&needs.views).await.map_err(away)?);
+        }
+        if !needs.counted.is_empty() {
+            let from = needs.counted_from;
+            answers.counted = self.store.counted(&needs.counted, from).await.map_err(away)?;
+        }
+        if !needs.history.is_empty() {
+            let from = needs.history_from;
+            answers.history = self.store.history(&needs.history, from).await.map_err(away)?;
+        }
+        self.counter.learn(needs, &answers, asked);
+        Ok(())
+    }
+
+    /// Links the entries of `frames`: they find those of other observers that may see the same
+    /// flows. While a commit is in doubt memory must stay, and nothing is linked.
+    async fn link(&mut self, frames: &[Frame]) -> Result<(), Stop> {
+        let mut asked = Asked::default();
+        loop {
+            match self.counter.link(frames, &asked).map_err(Fatal::Count)? {
+                Linked::Done => return Ok(()),
+                Linked::Needs(needs) => self.ask(&needs, &mut asked).await?,
+                Linked::Reload => self.begin_merging(frames).await?,
+            }
+        }
+    }
+
+    /// A domain has a second observer: everything known is read from the store once more.
+    async fn begin_merging(&mut self, frames: &[Frame]) -> Result<(), Stop> {
+        tracing::info!("several observers share a domain: each flow is counted once from now on");
+        self.store.index_views().await.map_err(away)?;
+        let now = frames.iter().map(|frame| frame.received).max().unwrap_or_default();
+        let config = self.counter.config().clone();
+        let loaded = self.store.load(now.minus(config.memory_horizon)).await.map_err(away)?;
+        self.counter = Counter::merging(config, loaded);
         Ok(())
     }
 
@@ -349,11 +439,7 @@ impl<S: Store> Committer<S> {
         // The set's first frame is the first to do: it begins the first advance.
         let Some(frame) = todo.first() else { return Ok(None) };
         let (first, row) = (advance.first, advance.row);
-        let progress = self
-            .store
-            .progress(&frame.node, frame.epoch)
-            .await
-            .map_err(|error| Stop::Away(error.to_string()))?;
+        let progress = self.store.progress(&frame.node, frame.epoch).await.map_err(away)?;
         let ours = Progress { committed: row.committed, digest: row.digest };
         let committed = progress.map_or(Seq::NONE, |progress| progress.committed);
         let Some(doubt) = self.doubt.take() else { return Ok(None) };
@@ -426,6 +512,11 @@ async fn beside<T>(
 /// Records counted in one go: half a millisecond, in which a store's buffers do not run dry.
 const SLICE: usize = 512;
 
+/// The store cannot be asked now.
+fn away(error: StoreError) -> Stop {
+    Stop::Away(error.to_string())
+}
+
 /// What the store refused.
 struct Refused {
     frame: Option<FrameName>,
@@ -464,6 +555,7 @@ impl Bisect {
 
 /// Notes that the first `frames` are committed.
 fn finish(work: &mut Work, frames: usize) {
+    work.linked = work.linked.saturating_sub(frames);
     let mut lanes = HashSet::new();
     let mut done = Vec::new();
     let committed: Vec<Frame> = work.todo.drain(..frames).collect();
@@ -476,19 +568,51 @@ fn finish(work: &mut Work, frames: usize) {
     work.done.extend(done.into_iter().rev());
 }
 
-/// Rejects the frame at `bad`, and puts off those after it of the same epoch.
-fn reject(work: &mut Work, bad: usize, reason: &str) {
+/// Rejects the frame at `bad`, and puts off those after it of the same epoch: which one that is.
+fn reject(work: &mut Work, bad: usize, reason: &str) -> (NodeName, Epoch) {
     let Frame { node, epoch, first: seq, .. } = work.todo.remove(bad);
     let (mut kept, mut later) = (Vec::new(), Vec::new());
     for frame in work.todo.drain(..) {
         if frame.node == node && frame.epoch == epoch {
-            let seq = frame.first;
-            later.push(Done::Later { node: frame.node, epoch, seq });
+            later.push(put_off(frame));
         } else {
             kept.push(frame);
         }
     }
     work.todo = kept;
+    work.linked = 0;
+    let of = (node.clone(), epoch);
     work.done.push(Done::Rejected { node, epoch, seq, reason: reason.to_owned() });
     work.done.extend(later);
+    of
 }
+
+/// A frame that must wait for one before it.
+fn put_off(frame: Frame) -> Done {
+    Done::Later { node: frame.node, epoch: frame.epoch, seq: frame.first }
+}
+
+/// A frame as it waits for the word of the other nodes in its domains.
+fn held(frame: Frame, domains: [Domain; 2]) -> Held<Frame> {
+    let (node, epoch, arrived) = (frame.node.clone(), frame.epoch, frame.received);
+    let bytes = frame.rows().saturating_mul(size_of::<Record>());
+    let (swept, watermark, interval, more) = match &frame.body {
+        Body::Batch { interval, .. } => {
+            let basis = Basis::of(interval, frame.clock.as_ref());
+            let sure =
+                |moment| Some(Sure { at: basis.convert(moment)?, slack: basis.slack(moment)? });
+            let length = Duration::from_millis(interval.length_ms.into());
+            let (swept, begun) = (sure(interval.sweep_end), sure(interval.sweep_begin));
+            (swept, begun, length, interval.parts == 0)
+        }
+        // Nothing was read for it: it waits for nobody.
+        Body::Gap(_) => {
+            let always = Sure { at: UnixNanos(i64::MIN), slack: Duration::ZERO };
+            (Some(always), None, Duration::ZERO, false)
+        }
+    };
+    Held { frame, node, epoch, domains, arrived, swept, watermark, interval, more, bytes }
+}
+
+/// Transactions' worth of frames let go at once.
+const ADMITTED_ROWS: usize = 4;

@@ -2,7 +2,7 @@
 //!
 //! When two routers and a translating gateway between them see a flow, the routers' readings can
 //! be known to be the same packets only once the gateway's has arrived. Counted before, they would
-//! be stored twice and taken back later. So where a domain has several connected nodes a frame
+//! be stored twice and taken back later. So where a domain has several nodes that deliver a frame
 //! waits until each of them has told of a sweep that began after this frame's had ended, or until
 //! that should long have happened. What is counted in the end does not depend on the hold: it only
 //! spares rows that take back others.
@@ -48,6 +48,8 @@ pub struct Held<T> {
     pub node: NodeName,
     /// Its epoch.
     pub epoch: Epoch,
+    /// The domains its node observes.
+    pub domains: [Domain; 2],
     /// When it arrived.
     pub arrived: UnixNanos,
     /// End of its sweep: nothing in it was read later. `None` where no clock could be trusted.
@@ -76,8 +78,9 @@ pub struct HoldStats {
 #[derive(Debug)]
 struct Node {
     number: usize,
-    domains: Vec<Domain>,
-    connected: bool,
+    domains: [Domain; 2],
+    /// When its last frame arrived.
+    heard: UnixNanos,
     watermark: Option<Sure>,
     interval: Duration,
 }
@@ -92,18 +95,16 @@ pub struct Hold<T> {
     stats: HoldStats,
 }
 
-/// What a domain's connected nodes have told: those two that have told least, by node number, and
+/// What a domain's nodes that deliver have told: those two that have told least, by node number, and
 /// up to when. `None` where a node has told nothing with a time.
 #[derive(Clone, Debug, Default)]
 struct Told {
-    connected: usize,
     least: Vec<(Option<UnixNanos>, usize)>,
     interval: Duration,
 }
 
 impl Told {
     fn add(&mut self, node: &Node) {
-        self.connected += 1;
         self.interval = self.interval.max(node.interval);
         let sure = node.watermark.map(|mark| mark.at.minus(mark.slack));
         self.least.push((sure, node.number));
@@ -135,37 +136,22 @@ impl<T> Hold<T> {
         }
     }
 
-    /// A node has connected; it observes these domains.
-    pub fn connect(&mut self, node: &NodeName, domains: Vec<Domain>) {
-        let number = self.nodes.len();
-        let known = self.nodes.entry(node.clone()).or_insert_with(|| Node {
-            number,
-            domains: Vec::new(),
-            connected: false,
-            watermark: None,
-            interval: Duration::ZERO,
-        });
-        known.connected = true;
-        known.domains = domains;
-    }
-
-    /// A node's connection has ended: nobody waits for it any more.
-    pub fn disconnect(&mut self, node: &NodeName) {
-        if let Some(known) = self.nodes.get_mut(node) {
-            known.connected = false;
-            known.watermark = None;
-        }
-    }
-
     /// Takes a frame, linked already.
     pub fn push(&mut self, held: Held<T>) {
-        if let Some(node) = self.nodes.get_mut(&held.node) {
-            node.interval = held.interval;
-            node.watermark = match (node.watermark, held.watermark) {
-                (Some(known), Some(new)) if known.at >= new.at => Some(known),
-                (_, new) => new.or(node.watermark),
-            };
-        }
+        let number = self.nodes.len();
+        let node = self.nodes.entry(held.node.clone()).or_insert_with(|| Node {
+            number,
+            domains: held.domains,
+            heard: held.arrived,
+            watermark: None,
+            interval: held.interval,
+        });
+        node.heard = node.heard.max(held.arrived);
+        node.interval = held.interval;
+        node.watermark = match (node.watermark, held.watermark) {
+            (Some(known), Some(new)) if known.at >= new.at => Some(known),
+            (_, new) => new.or(node.watermark),
+        };
         self.bytes = self.bytes.saturating_add(held.bytes);
         self.lanes.entry((held.node.clone(), held.epoch)).or_default().push_back(held);
     }
@@ -189,7 +175,7 @@ impl<T> Hold<T> {
 
     /// Frames that need wait no longer, each epoch's in order; at most about `most` bytes of them.
     pub fn release(&mut self, now: UnixNanos, most: usize) -> Vec<T> {
-        let told = self.told();
+        let told = self.told(now);
         let mut released = Vec::new();
         let mut taken = 0;
         let names: Vec<(NodeName, Epoch)> = self.lanes.keys().cloned().collect();
@@ -216,6 +202,12 @@ impl<T> Hold<T> {
         released
     }
 
+    /// All frames, each epoch's in order: whoever stops waits for nobody.
+    pub fn release_all(&mut self) -> Vec<T> {
+        self.bytes = 0;
+        std::mem::take(&mut self.lanes).into_values().flatten().map(|held| held.frame).collect()
+    }
+
     /// Gives up the frames of an epoch: one before them was refused, or its session is over.
     pub fn give_up(&mut self, node: &NodeName, epoch: Epoch) -> Vec<T> {
         let lane = self.lanes.remove(&(node.clone(), epoch)).unwrap_or_default();
@@ -233,11 +225,16 @@ impl<T> Hold<T> {
         Some(held.frame)
     }
 
-    fn told(&self) -> HashMap<Domain, Told> {
+    /// Nobody waits for a node that has missed an interval.
+    fn told(&self, now: UnixNanos) -> HashMap<Domain, Told> {
         let mut told = HashMap::<Domain, Told>::new();
-        for node in self.nodes.values().filter(|node| node.connected) {
-            for domain in &node.domains {
-                told.entry(*domain).or_default().add(node);
+        let grace = self.config.grace;
+        let delivers = |node: &&Node| now <= node.heard.plus(node.interval.saturating_add(grace));
+        for node in self.nodes.values().filter(delivers) {
+            let [one, other] = node.domains;
+            told.entry(one).or_default().add(node);
+            if other != one {
+                told.entry(other).or_default().add(node);
             }
         }
         told
@@ -306,6 +303,7 @@ mod tests {
             frame: number,
             node: name(node),
             epoch: Epoch([1; 16]),
+            domains: [HERE; 2],
             arrived: at(swept + 1),
             swept: sure(swept),
             watermark: sure(swept - 1),
@@ -315,29 +313,23 @@ mod tests {
         }
     }
 
-    fn hold(nodes: &[(&str, &[Domain])]) -> Hold<u32> {
-        let mut hold = Hold::new(HoldConfig::default());
-        for (node, domains) in nodes {
-            hold.connect(&name(node), domains.to_vec());
-        }
-        hold
-    }
-
     #[test]
     fn nobody_waits_alone() {
-        let mut hold = hold(&[("a", &[HERE]), ("b", &[Domain(1)])]);
+        let mut hold = Hold::new(HoldConfig::default());
+        hold.push(Held { domains: [Domain(1); 2], ..frame("b", 9, 10) });
+        assert_eq!(hold.release(at(11), usize::MAX), [9]);
         hold.push(frame("a", 1, 10));
         hold.push(Held { more: true, ..frame("a", 2, 20) });
         assert_eq!(hold.release(at(11), usize::MAX), [1], "part of an interval waits for the rest");
         hold.push(frame("a", 3, 20));
         assert_eq!(hold.release(at(21), usize::MAX), [2, 3]);
         assert_eq!((hold.bytes(), hold.frames()), (0, 0));
-        assert_eq!(hold.take_stats().complete, 3);
+        assert_eq!(hold.take_stats().complete, 4);
     }
 
     #[test]
     fn a_frame_waits_for_the_sweeps_of_others() {
-        let mut hold = hold(&[("a", &[HERE]), ("b", &[HERE])]);
+        let mut hold = Hold::new(HoldConfig::default());
         hold.push(frame("a", 1, 10));
         hold.push(frame("b", 2, 9));
         assert!(hold.release(at(11), usize::MAX).is_empty());
@@ -346,34 +338,34 @@ mod tests {
         assert_eq!(hold.release(at(20), usize::MAX), [1]);
         hold.push(frame("a", 4, 20));
         assert_eq!(hold.release(at(21), usize::MAX), [2]);
-        // B goes silent but stays connected: interval and grace, no longer.
+        // B goes silent: until it has missed an interval, no longer.
         assert!(hold.release(at(34), usize::MAX).is_empty());
         assert_eq!(hold.release(at(35), usize::MAX), [3]);
         assert_eq!(hold.release(at(36), usize::MAX), [4]);
         // Gone: nobody waits for it.
         hold.push(frame("a", 5, 40));
-        hold.disconnect(&name("b"));
         assert_eq!(hold.release(at(41), usize::MAX), [5]);
         let stats = hold.take_stats();
-        assert_eq!((stats.complete, stats.waited, stats.cut_short), (3, 2, 0));
+        assert_eq!((stats.complete, stats.waited, stats.cut_short), (4, 1, 0));
     }
 
     #[test]
     fn a_gateway_waits_for_both_its_domains() {
         let (inside, outside) = (Domain(1), Domain(2));
-        let nodes: [(&str, &[Domain]); 3] =
-            [("in", &[inside]), ("gw", &[inside, outside]), ("out", &[outside])];
-        let mut hold = hold(&nodes);
-        hold.push(frame("gw", 1, 10));
-        hold.push(frame("in", 2, 25));
-        assert!(hold.release(at(12), usize::MAX).is_empty(), "outside has told nothing");
-        hold.push(frame("out", 3, 25));
-        assert_eq!(hold.release(at(12), usize::MAX), [1]);
+        let of = |node, number, swept, domains| Held { domains, ..frame(node, number, swept) };
+        let mut hold = Hold::new(HoldConfig::default());
+        hold.push(of("out", 9, 8, [outside; 2]));
+        hold.push(of("in", 8, 8, [inside; 2]));
+        hold.push(of("gw", 1, 10, [inside, outside]));
+        hold.push(of("in", 2, 25, [inside; 2]));
+        assert!(!hold.release(at(12), usize::MAX).contains(&1), "outside has told nothing since");
+        hold.push(of("out", 3, 25, [outside; 2]));
+        assert!(hold.release(at(12), usize::MAX).contains(&1));
     }
 
     #[test]
     fn times_nobody_can_trust_wait_the_longest() {
-        let mut hold = hold(&[("a", &[HERE]), ("b", &[HERE])]);
+        let mut hold = Hold::new(HoldConfig::default());
         hold.push(Held { swept: None, ..frame("a", 1, 10) });
         hold.push(frame("b", 2, 30));
         assert!(hold.release(at(25), usize::MAX).is_empty());
@@ -382,8 +374,8 @@ mod tests {
 
     #[test]
     fn bounds_let_the_oldest_go_first_and_keep_the_order() {
-        let mut hold = hold(&[("a", &[HERE]), ("b", &[HERE]), ("c", &[HERE])]);
-        hold.config.bytes = 250;
+        let mut hold = Hold::new(HoldConfig { bytes: 350, ..HoldConfig::default() });
+        hold.push(frame("c", 9, 11));
         hold.push(frame("a", 1, 12));
         hold.push(frame("b", 2, 10));
         hold.push(frame("a", 3, 9));
@@ -392,6 +384,8 @@ mod tests {
         assert_eq!(hold.release(at(13), usize::MAX), [1]);
         assert_eq!(hold.take_stats().cut_short, 2);
         assert_eq!(hold.give_up(&name("a"), Epoch([1; 16])), [3]);
-        assert_eq!(hold.bytes(), 0);
+        assert_eq!(hold.bytes(), 100);
+        assert_eq!(hold.release_all(), [9]);
+        assert_eq!((hold.bytes(), hold.frames()), (0, 0));
     }
 }

@@ -155,6 +155,8 @@ struct Pipeline<S> {
     /// How long the last pause was, where the store has not come back since.
     away: Option<Duration>,
     evicted: Instant,
+    /// When frames that wait for others' word were looked at last.
+    released: Instant,
 }
 
 /// What woke the pipeline.
@@ -191,6 +193,7 @@ impl<S: Store> Pipeline<S> {
             flying: 0,
             away: None,
             evicted: Instant::now(),
+            released: Instant::now(),
         }
     }
 
@@ -256,17 +259,37 @@ impl<S: Store> Pipeline<S> {
     fn launch(&mut self) {
         self.writer = match self.writer.take() {
             Some(Writer::Waiting { committer, work, until, .. }) if Instant::now() >= until => {
-                Some(fly(committer, work))
+                Some(self.fly(committer, work))
             }
             Some(Writer::Idle(committer)) if self.is_set_ready() => {
                 let Collected { frames, rows, declared, .. } =
                     std::mem::replace(&mut self.collected, Collected::new());
-                self.flying = declared;
+                self.flying = committer.held().1.saturating_add(declared);
                 self.metrics.launched(rows);
-                Some(fly(committer, Work { todo: frames, done: Vec::new() }))
+                Some(self.fly(committer, Work { arrived: frames, ..Work::default() }))
+            }
+            Some(Writer::Idle(committer)) if self.is_release_due(&committer) => {
+                self.released = Instant::now();
+                Some(self.fly(committer, Work::default()))
             }
             other => other,
         };
+    }
+
+    fn fly(&self, mut committer: Box<Committer<S>>, mut work: Work) -> Writer<S> {
+        let all = self.closed;
+        Writer::Flying(tokio::spawn(async move {
+            let result = match committer.admit(&mut work, now(), all).await {
+                Ok(()) => committer.run(&mut work).await,
+                Err(stop) => Err(stop),
+            };
+            (*committer, work, result)
+        }))
+    }
+
+    /// Whether frames that wait for others' word are to be looked at again.
+    fn is_release_due(&self, committer: &Committer<S>) -> bool {
+        committer.held().0 > 0 && (self.closed || self.released.elapsed() >= TICK)
     }
 
     fn is_set_ready(&self) -> bool {
@@ -281,7 +304,9 @@ impl<S: Store> Pipeline<S> {
     fn is_finished(&self) -> bool {
         self.closed
             && match &self.writer {
-                Some(Writer::Idle(_)) => self.collected.frames.is_empty(),
+                Some(Writer::Idle(committer)) => {
+                    self.collected.frames.is_empty() && committer.held().0 == 0
+                }
                 Some(Writer::Waiting { .. }) => true,
                 Some(Writer::Flying(_)) | None => false,
             }
@@ -299,7 +324,7 @@ impl<S: Store> Pipeline<S> {
         let committer = Box::new(committer);
         match result {
             Ok(()) => {
-                self.flying = 0;
+                self.flying = committer.held().1;
                 if self.away.take().is_some() {
                     tracing::info!("the store is back");
                 }
@@ -466,7 +491,7 @@ impl<S: Store> Pipeline<S> {
             self.writer = match self.writer.take() {
                 Some(Writer::Idle(mut committer)) => Some(match committer.look_after(now()) {
                     // There may be more: looked for again as soon as these are closed.
-                    true => fly(committer, Work::default()),
+                    true => self.fly(committer, Work::default()),
                     false => {
                         self.evicted = Instant::now();
                         Writer::Idle(committer)
@@ -476,13 +501,6 @@ impl<S: Store> Pipeline<S> {
             };
         }
     }
-}
-
-fn fly<S: Store>(mut committer: Box<Committer<S>>, mut work: Work) -> Writer<S> {
-    Writer::Flying(tokio::spawn(async move {
-        let result = committer.run(&mut work).await;
-        (*committer, work, result)
-    }))
 }
 
 /// The aggregator's wall clock.

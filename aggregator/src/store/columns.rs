@@ -7,6 +7,21 @@ pub const FLOW_COLUMNS: &str = "time, since, entry_start, path, entry, bytes_ori
      raw_packets_reply, batch_seq, mark, since_slack, node, netns, zone, sport, dport, nat_sport, \
      nat_dport, flags, family, proto, tcp_state, src, dst, nat_src, nat_dst";
 
+/// `flow` with the paths that theirs have become, where any has: `aliases` says so.
+#[must_use]
+pub fn resolved_flow(aliases: bool) -> String {
+    if !aliases {
+        return "flow".to_owned();
+    }
+    let column = |name: &&str| match *name {
+        "path" => "coalesce(a.into_path, f.path) AS path".to_owned(),
+        name => format!("f.{name}"),
+    };
+    let columns: Vec<String> = FLOW_FIELDS.iter().map(column).collect();
+    let columns = columns.join(", ");
+    format!("(SELECT {columns} FROM flow f LEFT JOIN path_alias a ON a.path = f.path) AS resolved")
+}
+
 /// [`FLOW_COLUMNS`] one by one.
 pub(super) const FLOW_FIELDS: &[&str] = STRAY_FIELDS.split_at(STRAY_FIELDS.len() - 1).0;
 
@@ -74,6 +89,20 @@ pub(super) const OPEN_YOUNG: i64 = 65_536;
 pub(super) const NOTE_OPEN: &str = "INSERT INTO flow_open (entry) \
      SELECT entry FROM flow_observer o WHERE entry > $1 AND entry <= $2 \
      AND NOT EXISTS (SELECT 1 FROM flow_end e WHERE e.entry = o.entry)";
+
+/// Aliases stay flat: what led to the path `$2` that is given up leads on to `$1` at once.
+pub(super) const MOVE_ALIASES: &str = "UPDATE path_alias SET into_path = $1 WHERE into_path = $2";
+
+/// Path `$2` is `$1` from now on.
+pub(super) const ADD_ALIAS: &str = "INSERT INTO path_alias (into_path, path) VALUES ($1, $2) \
+     ON CONFLICT (path) DO UPDATE SET into_path = excluded.into_path";
+
+/// What [`Store::index_views`](super::Store::index_views) makes.
+pub(super) const INDEX_VIEWS: [&str; 2] = [
+    "CREATE INDEX IF NOT EXISTS flow_observer_view_inside ON flow_observer (view_inside)",
+    "CREATE INDEX IF NOT EXISTS flow_observer_view_outside ON flow_observer (view_outside) \
+     WHERE view_outside IS NOT NULL",
+];
 
 /// Columns of `flow_end`.
 pub(super) const END_FIELDS: &[&str] = &["entry", "ended"];

@@ -4,21 +4,22 @@
 //! Each backend says how it keeps a number, a time, an address ([`Cells`]); what the columns mean
 //! is said once, here.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use flow::entry::Zone;
 use flow::record::{ClockPair, KernelTotals};
 use flow::{
-    Birth, BootId, BootNanos, Counters, Epoch, Interval, NetnsId, NetnsInode, NodeName, Proto, Seq,
-    TcpState, Tuple, UnixNanos,
+    Birth, BootId, BootNanos, Counters, Epoch, Interval, NetnsId, NetnsInode, NodeName, Proto,
+    RecordFlags, Seq, TcpState, Tuple, UnixNanos,
 };
 use wire::frame::Digest;
 use wire::gap::GapReason;
 
 use super::row::{
-    BatchRow, EntryNo, EpochRow, FlowRow, FrameName, GapRow, NetnsNo, NetnsRow, NodeNo, NodeRow,
-    ObserverRow, PathNo, Sweep,
+    AliasRow, BatchRow, EntryNo, EpochRow, FlowRow, FrameName, GapRow, NetnsNo, NetnsRow, NodeNo,
+    NodeRow, ObserverRow, PathNo, Sweep,
 };
 use super::{Progress, StoreError};
 
@@ -82,10 +83,10 @@ pub fn flow_row<R: Cells>(row: &R) -> Result<FlowRow, StoreError> {
     let mut c = Columns::of(row);
     let (time, since, entry_start) = (c.time()?, c.time_or_null()?, c.time_or_null()?);
     let (path, entry) = (PathNo(c.int()?), EntryNo(c.int()?));
-    let counted: [u64; 4] = [c.number()?, c.number()?, c.number()?, c.number()?];
-    let mut raw = counted;
-    for value in &mut raw {
-        *value = c.number_or(*value)?;
+    let signed: [i64; 4] = [c.int()?, c.int()?, c.int()?, c.int()?];
+    let mut raw = [0; 4];
+    for (raw, counted) in raw.iter_mut().zip(signed) {
+        *raw = narrow(c.int_or_null()?.unwrap_or(counted))?;
     }
     // Stored as bytes, then packets; original, then reply.
     let counters = |[ob, rb, op, rp]: [u64; 4]| Counters::new(op, ob, rp, rb);
@@ -95,6 +96,11 @@ pub fn flow_row<R: Cells>(row: &R) -> Result<FlowRow, StoreError> {
     let (zone, sport, dport) = (Zone(c.number()?), c.number()?, c.number()?);
     let (nat_sport, nat_dport) = (c.number_or(sport)?, c.number_or(dport)?);
     let flags = c.bits()?;
+    let back = flags & u32::from(RecordFlags::RETRACTION.0) << 16 != 0;
+    let mut counted = [0; 4];
+    for (counted, signed) in counted.iter_mut().zip(signed) {
+        *counted = narrow(if back { signed.saturating_neg() } else { signed })?;
+    }
     let _family: u8 = c.number()?;
     let (proto, tcp) = (Proto(c.number()?), TcpState(c.number()?));
     let (src, dst) = (c.address()?, c.address()?);
@@ -268,6 +274,21 @@ pub(crate) fn batch_row<R: Cells>(row: &R) -> Result<BatchRow, StoreError> {
 pub(super) fn sum_row<R: Cells>(row: &R) -> Result<(EntryNo, Counters), StoreError> {
     let mut c = Columns::of(row);
     Ok((EntryNo(c.int()?), c.counters()?))
+}
+
+/// `path, into_path` of `path_alias`.
+pub(super) fn alias<R: Cells>(row: &R) -> Result<AliasRow, StoreError> {
+    let mut c = Columns::of(row);
+    Ok(AliasRow { path: PathNo(c.int()?), into: PathNo(c.int()?) })
+}
+
+/// Gives entries the paths that theirs have become.
+pub(super) fn resolve(rows: &mut [ObserverRow], aliases: &[AliasRow]) {
+    let into: HashMap<PathNo, PathNo> =
+        aliases.iter().map(|alias| (alias.path, alias.into)).collect();
+    for row in rows {
+        row.path = into.get(&row.path).copied().unwrap_or(row.path);
+    }
 }
 
 /// A number in the type it should have.

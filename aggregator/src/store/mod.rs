@@ -27,7 +27,8 @@ use wire::frame::Digest;
 
 use metrics::StoreMetrics;
 use row::{
-    ChangeSet, EntryNo, FrameName, GapRow, Identity, Loaded, NodeNo, ObserverRow, WriterToken,
+    ChangeSet, EntryNo, FlowRow, FrameName, GapRow, Identity, Loaded, NodeNo, ObserverRow,
+    WriterToken,
 };
 
 /// The newest schema this program knows: the number of its last migration.
@@ -215,6 +216,33 @@ pub trait Store: Send + Sync + 'static {
         &self,
         identities: &[Identity],
     ) -> impl Future<Output = Result<Vec<ObserverRow>, StoreError>> + Send;
+
+    /// Makes entries quick to find by their views ([`Store::find_views`]), which nobody needs
+    /// while every flow has one observer. Done once for a store; it may take a while then.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn index_views(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The entries with a view of one of these hashes ([`row::view_hash`]), ended or not.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn find_views(
+        &self,
+        hashes: &[i64],
+    ) -> impl Future<Output = Result<Vec<ObserverRow>, StoreError>> + Send;
+
+    /// All rows of these entries with a time at or after `from`, strays included. One scan,
+    /// whatever their number.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn history(
+        &self,
+        entries: &[EntryNo],
+        from: UnixNanos,
+    ) -> impl Future<Output = Result<Vec<FlowRow>, StoreError>> + Send;
 
     /// W of these entries: what folded rows had counted plus the raw growth of all rows with a
     /// time at or after `from`, strays included. One scan, whatever their number.

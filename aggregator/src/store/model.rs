@@ -5,14 +5,14 @@
 //! undone or kept while its caller cannot know, questions without an answer. Its futures are
 //! always ready.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flow::{Counters, Epoch, NodeName, Seq, StoreId, UnixNanos};
 
 use super::row::{
     BatchRow, ChangeSet, EntryNo, EpochRow, FlowRow, GapRow, Identity, LastIds, Loaded, NetnsRow,
-    NodeNo, NodeRow, ObserverRow, WriterToken,
+    NodeNo, NodeRow, ObserverRow, PathNo, WriterToken, view_hash,
 };
 use super::{CommitError, Meta, Progress, SCHEMA_VERSION, Store, StoreError};
 
@@ -56,6 +56,8 @@ pub struct Contents {
     pub batches: Vec<BatchRow>,
     /// Gaps.
     pub gaps: Vec<GapRow>,
+    /// Paths that became others, and which they are now.
+    pub aliases: BTreeMap<PathNo, PathNo>,
     /// Transactions committed.
     pub commits: u64,
 }
@@ -239,12 +241,19 @@ impl State {
         contents.flows.extend(set.flows.iter().map(|row| FlowRow { frame: 0, ..*row }));
         contents.batches.extend(&set.batches);
         contents.gaps.extend(set.gaps.iter().cloned());
+        for alias in &set.aliases {
+            for into in contents.aliases.values_mut().filter(|into| **into == alias.path) {
+                *into = alias.into;
+            }
+            contents.aliases.insert(alias.path, alias.into);
+        }
         contents.commits += 1;
     }
 
     fn load(&self, ended_from: UnixNanos) -> Loaded {
         let contents = &self.contents;
         let kept = |row: &&ObserverRow| row.ended.is_none_or(|ended| ended >= ended_from);
+        let path = |row: &ObserverRow| contents.aliases.get(&row.path).copied().unwrap_or(row.path);
         let rows = contents.observers.values();
         let mut heard = BTreeMap::<NodeNo, UnixNanos>::new();
         for batch in &contents.batches {
@@ -256,7 +265,11 @@ impl State {
             epochs: contents.epochs.values().copied().collect(),
             netns: contents.netns.clone(),
             heard: heard.into_iter().collect(),
-            observers: rows.clone().filter(kept).copied().collect(),
+            observers: rows
+                .clone()
+                .filter(kept)
+                .map(|row| ObserverRow { path: path(row), ..*row })
+                .collect(),
             forgotten: rows.clone().any(|row| !kept(&row)).then_some(ended_from),
             ids: LastIds {
                 node: contents.nodes.keys().copied().max().unwrap_or_default(),
@@ -339,6 +352,33 @@ impl Store for ModelStore {
         self.ask(|state| {
             let entries = identities.iter().filter_map(|identity| state.identities.get(identity));
             entries.filter_map(|entry| state.contents.observers.get(entry)).copied().collect()
+        })
+    }
+
+    async fn index_views(&self) -> Result<(), StoreError> {
+        self.ask(|_state| ())
+    }
+
+    async fn find_views(&self, hashes: &[i64]) -> Result<Vec<ObserverRow>, StoreError> {
+        self.ask(|state| {
+            let wanted: HashSet<i64> = hashes.iter().copied().collect();
+            let has = |row: &&ObserverRow| {
+                [row.inside, row.outside].iter().any(|tuple| wanted.contains(&view_hash(tuple)))
+            };
+            state.contents.observers.values().filter(has).copied().collect()
+        })
+    }
+
+    async fn history(
+        &self,
+        entries: &[EntryNo],
+        from: UnixNanos,
+    ) -> Result<Vec<FlowRow>, StoreError> {
+        self.ask(|state| {
+            let wanted: HashSet<EntryNo> = entries.iter().copied().collect();
+            let late = |row: &&FlowRow| row.stray.is_some() || row.time >= from;
+            let rows = state.contents.flows.iter().filter(|row| wanted.contains(&row.entry));
+            rows.filter(late).copied().collect()
         })
     }
 

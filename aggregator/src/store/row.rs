@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flow::entry::Zone;
 use flow::{
-    Birth, BootId, BootNanos, Counters, EntryId, Epoch, NetnsId, NetnsInode, NodeName, Seq,
-    TcpState, Tuple, UnixNanos,
+    Birth, BootId, BootNanos, Counters, EntryId, Epoch, NetnsId, NetnsInode, NodeName, RecordFlags,
+    Seq, TcpState, Tuple, UnixNanos,
 };
 use wire::frame::Digest;
 use wire::gap::GapReason;
@@ -248,6 +248,24 @@ pub struct FlowRow {
     pub frame: u32,
 }
 
+impl FlowRow {
+    /// Whether it takes [`FlowRow::counted`] back instead of adding it: growth that was counted
+    /// twice before it was known that two observers had seen the same packets.
+    #[must_use]
+    pub const fn is_retraction(&self) -> bool {
+        self.flags & (RecordFlags::RETRACTION.0 as u32) << 16 != 0
+    }
+}
+
+/// A path that is another one from now on: two observers saw one generation of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AliasRow {
+    /// The path that is given up.
+    pub path: PathNo,
+    /// What it is now.
+    pub into: PathNo,
+}
+
 /// A frame's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchRow {
@@ -312,9 +330,24 @@ pub struct ChangeSet {
     pub batches: Vec<BatchRow>,
     /// Gaps.
     pub gaps: Vec<GapRow>,
+    /// Paths that became others.
+    pub aliases: Vec<AliasRow>,
 }
 
 impl ChangeSet {
+    /// The last path it names.
+    #[must_use]
+    pub fn last_path(&self) -> PathNo {
+        let aliases = self.aliases.iter().map(|alias| alias.path.max(alias.into));
+        self.observers.iter().map(|row| row.path).chain(aliases).max().unwrap_or_default()
+    }
+
+    /// Entries seen first in it with a number up to `upto`: it was given when they were linked.
+    #[must_use]
+    pub fn late_entries(&self, upto: EntryNo) -> Vec<EntryNo> {
+        self.observers.iter().map(|row| row.entry).filter(|entry| *entry <= upto).collect()
+    }
+
     /// All ends in it, those of entries seen first among them.
     #[must_use]
     pub fn all_ends(&self) -> Vec<EndedEntry> {

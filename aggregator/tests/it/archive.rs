@@ -56,7 +56,7 @@ const FIRST_DAY: u64 = 2 * PORTS as u64 + 1;
 async fn fill<S: Backend>(store: S, frames: Vec<Frame>) {
     let (token, config) = (WriterToken([1; 16]), CounterConfig::default());
     let mut committer = Committer::start(store.clone(), token, config, unix(100)).await.unwrap();
-    let mut work = Work { todo: frames, done: Vec::new() };
+    let mut work = Work { todo: frames, ..Work::default() };
     committer.run(&mut work).await.unwrap();
     store.close().await;
 }

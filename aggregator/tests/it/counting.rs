@@ -44,7 +44,7 @@ pub(crate) fn start(store: &ModelStore, now: u64) -> Committer<ModelStore> {
 }
 
 pub(crate) fn commit(committer: &mut Committer<ModelStore>, frames: Vec<Frame>) -> Vec<Done> {
-    let mut work = Work { todo: frames, done: Vec::new() };
+    let mut work = Work { todo: frames, ..Work::default() };
     ready(committer.run(&mut work)).unwrap();
     assert!(work.todo.is_empty());
     work.done
@@ -127,7 +127,7 @@ fn stored(rows: usize, works: Vec<Vec<Frame>>, faults: &[Fault]) -> Contents {
     let mut committer = start(&store, 0).with_transactions(rows);
     store.inject(faults.iter().copied());
     for todo in works {
-        let mut work = Work { todo, done: Vec::new() };
+        let mut work = Work { todo, ..Work::default() };
         for _attempt in 0..10 {
             match ready(committer.run(&mut work)) {
                 Ok(()) | Err(Stop::Away(_)) => {}
@@ -170,7 +170,7 @@ fn the_same_frames_again_add_nothing() {
     let mut committer = start(&store, 0);
     let frames = vec![batch(ONE, 1, 110, vec![record(1, 105, 110, 0, 10)])];
     commit(&mut committer, frames.clone());
-    let mut work = Work { todo: frames, done: Vec::new() };
+    let mut work = Work { todo: frames, ..Work::default() };
     let again = ready(committer.run(&mut work));
     assert!(matches!(again, Err(Stop::Fatal(Fatal::Count(_)))), "{again:?}");
     assert_eq!(total(&store), counters(10));
@@ -296,7 +296,7 @@ fn unknown_commits_are_asked_for() {
             store.inject([fault]);
             store.leave_unanswered(unanswered);
             let frames = vec![batch(ONE, 1, 110, vec![record(1, 105, 110, 0, 10)])];
-            let mut work = Work { todo: frames, done: Vec::new() };
+            let mut work = Work { todo: frames, ..Work::default() };
             let mut tries = 0;
             while let Err(stop) = ready(committer.run(&mut work)) {
                 assert!(matches!(stop, Stop::Away(_)), "{stop:?}");
@@ -318,7 +318,7 @@ fn a_process_that_was_replaced_stops() {
     let store = store();
     let mut old = start(&store, 0);
     ready(store.take_writer(WriterToken([2; 16]), unix(1))).unwrap();
-    let mut work = Work { todo: vec![batch(ONE, 1, 110, vec![])], done: Vec::new() };
+    let mut work = Work { todo: vec![batch(ONE, 1, 110, vec![])], ..Work::default() };
     assert_eq!(ready(old.run(&mut work)), Err(Stop::Fatal(Fatal::OtherWriter)));
     assert_eq!(store.contents().commits, 0);
 }
@@ -333,10 +333,10 @@ fn a_store_that_was_restored_is_noticed() {
     std::mem::swap(&mut stale, &mut committer);
     let other = start(&store, 0);
     drop(other);
-    let mut work = Work { todo: vec![batch(ONE, 1, 110, vec![])], done: Vec::new() };
+    let mut work = Work { todo: vec![batch(ONE, 1, 110, vec![])], ..Work::default() };
     // `committer` now has an empty memory and an empty store; `stale` has both full.
     assert!(ready(committer.run(&mut work)).is_ok());
-    let mut work = Work { todo: vec![batch(ONE, 1, 110, vec![])], done: Vec::new() };
+    let mut work = Work { todo: vec![batch(ONE, 1, 110, vec![])], ..Work::default() };
     assert!(matches!(ready(stale.run(&mut work)), Err(Stop::Fatal(_))));
 }
 
@@ -528,7 +528,7 @@ proptest! {
                         Step::Send => batch(id, seq, now, records),
                         _ => gap(id, seq, seq, now),
                     };
-                    let mut work = Work { todo: vec![frame], done: Vec::new() };
+                    let mut work = Work { todo: vec![frame], ..Work::default() };
                     let mut tries = 0;
                     while let Err(stop) = ready(committer.run(&mut work)) {
                         prop_assert!(matches!(stop, Stop::Away(_)), "{:?}", stop);

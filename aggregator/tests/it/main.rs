@@ -15,6 +15,8 @@ mod golden;
 #[cfg(test)]
 mod ingest;
 #[cfg(test)]
+mod merging;
+#[cfg(test)]
 mod metrics;
 #[cfg(test)]
 mod moving;

@@ -42,7 +42,7 @@ async fn old(folder: &Path) -> PathBuf {
     let path = folder.join("flows.db");
     let store = SqliteStore::open(&SqliteConfig::new(&path)).await.unwrap();
     let mut committer = start(store.clone()).await;
-    let mut work = Work { todo: frames(), done: Vec::new() };
+    let mut work = Work { todo: frames(), ..Work::default() };
     committer.run(&mut work).await.unwrap();
     store.close().await;
     path
@@ -88,7 +88,7 @@ async fn nodes_go_on_with_the_moved_store_as_if_nothing_had_happened() {
     // The next frame: counted above what was moved, and only that.
     let mut committer = start(store.clone()).await;
     let records = vec![record(1_000 + PORTS - 1, 5, 49, 25, 31)];
-    let mut work = Work { todo: vec![batch(EPOCH, 6, 50, records)], done: Vec::new() };
+    let mut work = Work { todo: vec![batch(EPOCH, 6, 50, records)], ..Work::default() };
     committer.run(&mut work).await.unwrap();
     store.close().await;
     let sums = "SELECT count(*), sum(packets_orig) FROM flow_all";
@@ -135,7 +135,7 @@ async fn a_database_in_use_and_a_store_that_is_not_there_are_refused() {
 
     let store = PostgresStore::open(&address).await.unwrap();
     let mut committer = start(store.clone()).await;
-    let mut work = Work { todo: frames(), done: Vec::new() };
+    let mut work = Work { todo: frames(), ..Work::default() };
     committer.run(&mut work).await.unwrap();
     store.close().await;
     let path = old(folder.path()).await;

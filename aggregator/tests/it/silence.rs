@@ -79,7 +79,7 @@ fn closing_survives_a_store_that_fails() {
         assert!(committer.look_after(unix(1_200)));
         // A frame that arrives meanwhile waits, and opens it again.
         let frame = batch(ONE, 2, 120, vec![record(1, 105, 120, 10, 14)]);
-        let mut work = Work { todo: vec![frame], done: Vec::new() };
+        let mut work = Work { todo: vec![frame], ..Work::default() };
         let stopped = ready(committer.run(&mut work));
         assert!(matches!(stopped, Err(Stop::Away(_))), "{fault:?}: {stopped:?}");
         assert!(work.done.is_empty() && committer.look_after(unix(1_300)));

@@ -7,7 +7,7 @@ use super::segment::{Lane, Segment, heaviest};
 use super::view::Observer;
 use super::{EntryRef, Label, ViewId};
 use crate::clock::Span;
-use crate::counters::Counters;
+use crate::counters::{Counters, Tally};
 use crate::units::UnixNanos;
 
 /// When an entry lived, by the aggregator's clock, as far as its records tell.
@@ -66,6 +66,8 @@ pub(super) struct Member {
     pub(super) life: Life,
     /// End of its last growth.
     pub(super) grown: Option<UnixNanos>,
+    /// All its growth is in its lane; else the store knows of more.
+    pub(super) told: bool,
 }
 
 impl Member {
@@ -105,8 +107,8 @@ pub(super) struct Group {
     pub(super) counted: Counters,
     /// It is the union of groups that were counted apart, and has not been counted since.
     pub(super) apart: bool,
-    /// Labels that were merged into others while apart: what is too much is taken from these.
-    pub(super) absorbed: Vec<Label>,
+    /// Entries of groups that were taken in while apart: what is too much is taken from these.
+    pub(super) absorbed: Vec<EntryRef>,
     /// Labels that became others and are not written yet.
     pub(super) aliases: Vec<Alias>,
 }
@@ -121,16 +123,27 @@ pub struct Alias {
 }
 
 /// What a reading counts for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     /// In the directions of the entry that was read.
     pub counted: Counters,
-    /// What is stored too much since groups that were counted apart turned out to be one, in the
-    /// group's directions: to be taken back in the same change set.
-    pub excess: Counters,
+    /// What is stored too much since groups that were counted apart turned out to be one: to be
+    /// taken back in the same change set.
+    pub back: Vec<TakenBack>,
     /// More is stored than can be, though no groups were merged: counted as nothing, and a reason
     /// to look.
     pub fell: bool,
+}
+
+/// Growth that was counted, and turned out to be others' packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenBack {
+    /// The entry whose growth it was.
+    pub entry: EntryRef,
+    /// When it grew.
+    pub span: Option<Span>,
+    /// How much of it is taken back, in the entry's directions.
+    pub counters: Counters,
 }
 
 impl Group {
@@ -191,8 +204,13 @@ impl Group {
 
     /// Takes all of `other`, whose directions run against this one's where `turn`.
     pub(super) fn absorb(&mut self, other: Self, turn: bool) {
-        let apart = !self.counted.is_zero() && !other.counted.is_zero();
+        let may_be_counted =
+            |group: &Self| !group.counted.is_zero() || group.members.iter().any(|m| !m.told);
+        let apart = may_be_counted(self) && may_be_counted(&other);
         self.apart |= other.apart || apart;
+        if apart {
+            self.absorbed.extend(other.members.iter().map(|member| member.entry));
+        }
         let counted = if turn { turned(other.counted) } else { other.counted };
         self.counted = self.counted.plus(counted);
         let mut places = Vec::with_capacity(other.tracks.len());
@@ -251,9 +269,6 @@ impl Group {
             }
         }
         self.aliases.push(Alias { from, to });
-        if self.apart {
-            self.absorbed.push(from);
-        }
     }
 
     /// The label of an entry that joins the group; `None` where it is a generation of its own.
@@ -291,16 +306,37 @@ impl Group {
         span: Option<Span>,
         segments: usize,
     ) -> Counted {
-        let Some(at) = self.members.iter().position(|member| member.entry == entry) else {
+        if growth.is_zero() && !self.apart {
+            return Counted::default();
+        }
+        let Some((flip, total)) = self.grow(entry, growth, span, segments) else {
             // Not linked: nobody else's, so all of it counts.
             return Counted { counted: growth, ..Counted::default() };
         };
-        let Some(member) = self.members.get_mut(at) else { return Counted::default() };
-        let flip = member.flip;
+        let fell = self.counted.above(total);
+        let new = total.above(self.counted);
+        let counted = if flip { turned(new) } else { new };
+        let apart = std::mem::take(&mut self.apart);
+        let back = if apart { self.take_back(fell) } else { Vec::new() };
+        self.counted = if apart { total } else { self.counted.max(total) };
+        self.absorbed.clear();
+        Counted { counted, back, fell: !apart && !fell.is_zero() }
+    }
+
+    /// Adds a growth to its entry's lane: whether the entry runs against the group, and the
+    /// group's total with it. `None` where the entry is not in the group.
+    pub(super) fn grow(
+        &mut self,
+        entry: EntryRef,
+        growth: Counters,
+        span: Option<Span>,
+        segments: usize,
+    ) -> Option<(bool, Counters)> {
+        let member = self.members.iter_mut().find(|member| member.entry == entry)?;
+        let (flip, lane) = (member.flip, member.lane);
         if !growth.is_zero() {
             member.grown = member.grown.max(span.map(|span| span.until));
         }
-        let lane = member.lane;
         let entries = self.members.iter().filter(|member| member.lane == lane).count();
         let most = segments.saturating_mul(entries.clamp(1, GENERATIONS));
         let growth = if flip { turned(growth) } else { growth };
@@ -316,14 +352,53 @@ impl Group {
             track.orig.thin(most);
             track.reply.thin(most);
         }
-        let fell = self.counted.above(total);
-        let new = total.above(self.counted);
-        let counted = if flip { turned(new) } else { new };
-        let excess = if self.apart { fell } else { Counters::ZERO };
-        self.counted = if self.apart { total } else { self.counted.max(total) };
-        let fell = !self.apart && !fell.is_zero();
-        self.apart = false;
-        Counted { counted, excess, fell }
+        Some((flip, total))
+    }
+
+    /// Everything stored of it has been told: keeps as many segments as while counting.
+    pub(super) fn settle(&mut self, segments: usize) {
+        for (at, track) in self.tracks.iter_mut().enumerate() {
+            let entries = self.members.iter().filter(|member| member.lane == at).count();
+            let most = segments.saturating_mul(entries.clamp(1, GENERATIONS));
+            track.orig.thin(most);
+            track.reply.thin(most);
+        }
+        for member in &mut self.members {
+            member.told = true;
+        }
+    }
+
+    /// Which growths to take `excess` back from: those of entries taken in while apart first, the
+    /// oldest first. There are always enough: no more was counted than grew.
+    fn take_back(&self, mut excess: Counters) -> Vec<TakenBack> {
+        let mut back = Vec::new();
+        let mut lanes = Vec::new();
+        let absorbed = |member: &&Member| self.absorbed.contains(&member.entry);
+        let others = self.members.iter().filter(|member| !absorbed(member));
+        for member in self.members.iter().filter(absorbed).chain(others) {
+            if excess.is_zero() {
+                break;
+            }
+            if lanes.contains(&member.lane) {
+                continue;
+            }
+            lanes.push(member.lane);
+            let Some(track) = self.tracks.get(member.lane) else { continue };
+            let mut take = |segment: &Segment, of: fn(&mut Counters) -> &mut Tally| {
+                let left = of(&mut excess);
+                let taken = least(*left, segment.growth);
+                *left = above(*left, taken);
+                let mut counters = Counters::ZERO;
+                *of(&mut counters) = taken;
+                let counters = if member.flip { turned(counters) } else { counters };
+                if !counters.is_zero() {
+                    back.push(TakenBack { entry: member.entry, span: segment.span, counters });
+                }
+            };
+            track.orig.segments().iter().for_each(|segment| take(segment, |c| &mut c.orig));
+            track.reply.segments().iter().for_each(|segment| take(segment, |c| &mut c.reply));
+        }
+        back
     }
 
     /// Segments kept, of both directions.
@@ -340,6 +415,19 @@ fn began_together(one: &Life, other: &Life) -> bool {
     let measured = one.slack.saturating_add(other.slack) <= MEASURED;
     let tolerance = if measured { NEAR } else { NEAR_UNMEASURED };
     Duration::from_nanos(a.0.abs_diff(b.0)) <= tolerance
+}
+
+/// The smaller one of each component.
+fn least(one: Tally, other: Tally) -> Tally {
+    Tally { packets: one.packets.min(other.packets), bytes: one.bytes.min(other.bytes) }
+}
+
+/// What `tally` has more than `floor`, each component apart.
+const fn above(tally: Tally, floor: Tally) -> Tally {
+    Tally::new(
+        tally.packets.get().saturating_sub(floor.packets.get()),
+        tally.bytes.get().saturating_sub(floor.bytes.get()),
+    )
 }
 
 /// The same counters with the directions exchanged.

@@ -25,9 +25,10 @@ impl Merger {
                 self.begin()
             }
         };
-        let label = self
-            .group(home)
-            .and_then(|group| group.label_for(sighting.observer, &sighting.life, sighting.fresh));
+        let group = self.group(home);
+        let label = sighting
+            .label
+            .or_else(|| group?.label_for(sighting.observer, &sighting.life, sighting.fresh));
         let label = label.unwrap_or_else(|| {
             self.label = Label(self.label.0.saturating_add(1));
             self.label
@@ -54,6 +55,7 @@ impl Merger {
                 translated,
                 life: sighting.life,
                 grown: None,
+                told: sighting.told,
             });
             for (view, backward) in views {
                 if !group.views.iter().any(|(known, _)| *known == view) {

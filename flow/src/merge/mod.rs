@@ -17,17 +17,20 @@
 //! A *label* names one generation of a flow, for people: a group may contain several.
 
 mod group;
+mod history;
 mod link;
 pub mod segment;
 pub mod view;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use crate::clock::Span;
 use crate::counters::Counters;
 
 use group::Group;
-pub use group::{Alias, Counted, Life};
+pub use group::{Alias, Counted, Life, TakenBack};
+pub use history::Told;
 pub use segment::{Lane, Segment};
 pub use view::{Domain, Observer, Scope, View, ViewKey, Views};
 
@@ -82,6 +85,11 @@ pub struct Sighting {
     pub life: Life,
     /// A TCP entry born by a SYN.
     pub fresh: bool,
+    /// Its label, where it has one already.
+    pub label: Option<Label>,
+    /// Nothing of it has been counted before; else its history must be told
+    /// ([`Merger::rebuild`]) before it can be counted together with others.
+    pub told: bool,
 }
 
 /// What linking did.
@@ -116,6 +124,15 @@ pub struct Merger {
 #[derive(Debug, Default)]
 pub struct MergeDraft {
     groups: HashMap<GroupNo, Group, State>,
+    aliases: Vec<Alias>,
+}
+
+impl MergeDraft {
+    /// Labels that are others from now on, to be written with what was counted.
+    #[must_use]
+    pub fn take_aliases(&mut self) -> Vec<Alias> {
+        std::mem::take(&mut self.aliases)
+    }
 }
 
 impl Merger {
@@ -152,6 +169,12 @@ impl Merger {
         Some(group.member(entry)?.label)
     }
 
+    /// The last label given out.
+    #[must_use]
+    pub const fn last_label(&self) -> Label {
+        self.label
+    }
+
     /// The group of an entry.
     #[must_use]
     pub fn group_of(&self, entry: EntryRef) -> Option<GroupNo> {
@@ -165,21 +188,27 @@ impl Merger {
     }
 
     /// Drafts what a reading of `entry` counts for: `growth` is what it adds to its own entry, in
-    /// the time `span`.
+    /// the time `span`; `before` is a draft that is not committed yet and comes first.
     pub fn count(
         &self,
         draft: &mut MergeDraft,
+        before: Option<&MergeDraft>,
         entry: EntryRef,
         growth: Counters,
         span: Option<Span>,
     ) -> Counted {
-        let Some(no) = self.by_entry.get(&entry).copied() else {
-            return Counted { counted: growth, ..Counted::default() };
+        let all = || Counted { counted: growth, ..Counted::default() };
+        let Some(no) = self.by_entry.get(&entry).copied() else { return all() };
+        let drafted = match draft.groups.entry(no) {
+            Entry::Occupied(drafted) => drafted.into_mut(),
+            Entry::Vacant(vacant) => {
+                let known = before.and_then(|before| before.groups.get(&no));
+                let Some(group) = known.or_else(|| self.group(no)) else { return all() };
+                let mut group = group.clone();
+                draft.aliases.append(&mut group.aliases);
+                vacant.insert(group)
+            }
         };
-        let Some(group) = self.group(no) else {
-            return Counted { counted: growth, ..Counted::default() };
-        };
-        let drafted = draft.groups.entry(no).or_insert_with(|| group.clone());
         drafted.count(entry, growth, span, self.config.segments)
     }
 

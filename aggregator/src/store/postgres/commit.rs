@@ -20,11 +20,12 @@ use super::error::{Meaning, meaning, refused};
 use super::partition::Day;
 use super::tables::{self, SEQ_RANGE, Table};
 use super::value::{Name, Time};
-use crate::store::columns::{NOTE_OPEN, OPEN_EVERY, OPEN_YOUNG};
+use crate::store::columns::{ADD_ALIAS, MOVE_ALIASES, NOTE_OPEN, OPEN_EVERY, OPEN_YOUNG};
 use crate::store::decode::{self, Cells};
 use crate::store::row::{
-    ChangeSet, EndedEntry, EntryNo, EpochAdvance, FlowRow, FrameName, NodeNo, WriterToken,
+    AliasRow, ChangeSet, EndedEntry, EntryNo, EpochAdvance, FlowRow, FrameName, NodeNo, WriterToken,
 };
+
 use crate::store::{CommitError, StoreError};
 
 impl Inner {
@@ -209,7 +210,7 @@ async fn hold_writer(
     )
     .bind(Name(token.0))
     .bind(set.observers.iter().map(|row| row.entry.0).max().unwrap_or_default())
-    .bind(set.observers.iter().map(|row| row.path.0).max().unwrap_or_default())
+    .bind(set.last_path().0)
     .bind(set.new_nodes.iter().map(|row| row.node.0).max().unwrap_or_default())
     .bind(set.netns.iter().map(|row| row.netns.0).max().unwrap_or_default())
     .fetch_optional(connection)
@@ -329,6 +330,8 @@ async fn insert_rows(
     copy(connection, tables::NETNS, &set.netns, tables::netns, |_| None).await?;
     let of = |row: &crate::store::row::ObserverRow| frame(row.frame);
     copy(connection, tables::OBSERVER, &set.observers, tables::observer, of).await?;
+    let late = set.late_entries(written.open_upto).into_iter();
+    with_entries(connection, NOTE_LATE, late).await?;
     end_entries(connection, written.open_upto, &set.all_ends()).await?;
     reopen_entries(connection, written.open_upto, &set.reopened).await?;
     note_open(connection, written).await?;
@@ -342,6 +345,7 @@ async fn insert_rows(
         copy(connection, tables::FLOW, &set.flows, tables::flow, of).await?;
     }
     copy(connection, tables::BATCH, &set.batches, tables::batch, |row| Some(row.name)).await?;
+    alias_paths(connection, &set.aliases).await?;
     copy(connection, tables::GAP, &set.gaps, tables::gap, |row| Some(row.name)).await
 }
 
@@ -363,8 +367,19 @@ async fn reopen_entries(
 ) -> Result<(), Refusal> {
     let all = || reopened.iter().copied();
     with_entries(connection, "DELETE FROM flow_end WHERE entry = ANY ($1)", all()).await?;
-    let note = "INSERT INTO flow_open SELECT unnest($1::int8[]) ON CONFLICT DO NOTHING";
-    with_entries(connection, note, all().filter(|entry| *entry <= open_upto)).await
+    with_entries(connection, NOTE_LATE, all().filter(|entry| *entry <= open_upto)).await
+}
+
+/// Notes entries that are open, and whose numbers were passed over when open ones were noted last.
+const NOTE_LATE: &str = "INSERT INTO flow_open SELECT unnest($1::int8[]) ON CONFLICT DO NOTHING";
+
+async fn alias_paths(connection: &mut PgConnection, aliases: &[AliasRow]) -> Result<(), Refusal> {
+    for AliasRow { path, into } in aliases {
+        for sql in [MOVE_ALIASES, ADD_ALIAS] {
+            query(sql).bind(into.0).bind(path.0).execute(&mut *connection).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn with_entries(

@@ -96,6 +96,18 @@ impl Encoder {
         Ok(())
     }
 
+    /// The same, below zero where it is taken back.
+    pub(super) fn signed(
+        &mut self,
+        value: u64,
+        back: bool,
+        what: &'static str,
+    ) -> Result<(), DoesNotFit> {
+        let value = i64::try_from(value).map_err(|_over| DoesNotFit(what))?;
+        self.int8(if back { -value } else { value });
+        Ok(())
+    }
+
     /// `int8` of a number for persons, kept up to the largest the column has.
     pub(super) fn clamped(&mut self, value: u64) {
         self.int8(i64::try_from(value).unwrap_or(i64::MAX));

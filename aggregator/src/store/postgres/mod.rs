@@ -29,7 +29,7 @@ use flow::{Counters, Epoch, NodeName, StoreId, UnixNanos};
 use tokio::sync::Mutex;
 
 use super::metrics::StoreMetrics;
-use super::row::{ChangeSet, EntryNo, GapRow, Identity, Loaded, ObserverRow, WriterToken};
+use super::row::{ChangeSet, EntryNo, FlowRow, GapRow, Identity, Loaded, ObserverRow, WriterToken};
 use super::{Backend, CommitError, Meta, OpenError, Progress, Store, StoreError};
 use connect::{SCAN, STATEMENT, Slot, within_store};
 
@@ -150,6 +150,29 @@ impl Store for PostgresStore {
         let mut lease = self.inner.lease().await?;
         let found = within_store(SCAN, read::find(&mut lease.connection, identities)).await;
         lease.done(found)
+    }
+
+    async fn index_views(&self) -> Result<(), StoreError> {
+        let mut lease = self.inner.lease().await?;
+        let made = within_store(SCAN, read::index_views(&mut lease.connection)).await;
+        lease.done(made)
+    }
+
+    async fn find_views(&self, hashes: &[i64]) -> Result<Vec<ObserverRow>, StoreError> {
+        let mut lease = self.inner.lease().await?;
+        let found = within_store(SCAN, read::find_views(&mut lease.connection, hashes)).await;
+        lease.done(found)
+    }
+
+    async fn history(
+        &self,
+        entries: &[EntryNo],
+        from: UnixNanos,
+    ) -> Result<Vec<FlowRow>, StoreError> {
+        let mut lease = self.inner.lease().await?;
+        let asked = read::history(&mut lease.connection, entries, from);
+        let rows = within_store(SCAN, asked).await;
+        lease.done(rows)
     }
 
     async fn counted(

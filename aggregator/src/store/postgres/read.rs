@@ -7,10 +7,13 @@ use sqlx::{AssertSqlSafe, Postgres, Row, query};
 
 use super::error::store_error;
 use super::value::{Address, Name, Time};
-use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, LOADED_ENTRIES, OBSERVER_COLUMNS};
+use crate::store::columns::{
+    EPOCH_COLUMNS, FLOW_COLUMNS, GAP_FIELDS, INDEX_VIEWS, LOADED_ENTRIES, OBSERVER_COLUMNS,
+};
 use crate::store::decode::{self, Cells};
 use crate::store::row::{
-    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo, view_hash,
+    EntryNo, FlowRow, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
+    view_hash,
 };
 use crate::store::{Progress, StoreError};
 
@@ -55,6 +58,7 @@ pub(super) async fn load(
     let observers = observers.bind(Time(ended_from)).bind(i64::from(most));
     let mut observers = all(connection, observers, decode::observer_row).await?;
     observers.reverse();
+    resolve(connection, &mut observers).await?;
     let heard = all(connection, query(HEARD), decode::heard_row).await?;
     let older = query("SELECT 1 FROM flow_end WHERE ended < $1 LIMIT 1").bind(Time(ended_from));
     let older = all(connection, older, |row| row.int_or_null(0)).await?;
@@ -154,7 +158,69 @@ pub(super) async fn find(
             .bind(tuples().map(|tuple| Address(tuple.dst)).collect::<Vec<_>>());
         found.extend(all(connection, wanted, decode::observer_row).await?);
     }
+    resolve(connection, &mut found).await?;
     Ok(found)
+}
+
+pub(super) async fn index_views(connection: &mut PgConnection) -> Result<(), StoreError> {
+    simple(connection, "BEGIN; SET LOCAL statement_timeout = 0").await?;
+    for sql in INDEX_VIEWS {
+        simple(connection, sql).await?;
+    }
+    simple(connection, "COMMIT").await
+}
+
+pub(super) async fn find_views(
+    connection: &mut PgConnection,
+    hashes: &[i64],
+) -> Result<Vec<ObserverRow>, StoreError> {
+    let mut found = Vec::new();
+    for chunk in hashes.chunks(FIND) {
+        // Two questions: OR over both columns would read the whole table.
+        let text = format!(
+            "SELECT {OBSERVER_COLUMNS} FROM flow_entry o WHERE o.view_inside = ANY ($1) \
+             UNION ALL SELECT {OBSERVER_COLUMNS} FROM flow_entry o \
+             WHERE o.view_outside = ANY ($1) AND o.view_inside <> ALL ($1)"
+        );
+        found.extend(all(connection, put(text).bind(chunk.to_vec()), decode::observer_row).await?);
+    }
+    resolve(connection, &mut found).await?;
+    Ok(found)
+}
+
+/// Gives entries the paths that theirs have become.
+async fn resolve(
+    connection: &mut PgConnection,
+    rows: &mut [ObserverRow],
+) -> Result<(), StoreError> {
+    let any = query("SELECT path, into_path FROM path_alias LIMIT 1");
+    if rows.is_empty() || all(connection, any, decode::alias).await?.is_empty() {
+        return Ok(());
+    }
+    let paths: Vec<i64> = rows.iter().map(|row| row.path.0).collect();
+    let aliases = query("SELECT path, into_path FROM path_alias WHERE path = ANY ($1)").bind(paths);
+    let aliases = all(connection, aliases, decode::alias).await?;
+    decode::resolve(rows, &aliases);
+    Ok(())
+}
+
+pub(super) async fn history(
+    connection: &mut PgConnection,
+    entries: &[EntryNo],
+    from: UnixNanos,
+) -> Result<Vec<FlowRow>, StoreError> {
+    let text = format!(
+        "WITH wanted AS MATERIALIZED (SELECT DISTINCT unnest($1::int8[]) AS entry) \
+         SELECT {FLOW_COLUMNS}, NULL::timestamptz AS receipt \
+         FROM flow JOIN wanted USING (entry) WHERE time >= $2 \
+         UNION ALL SELECT {FLOW_COLUMNS}, receipt FROM flow_stray JOIN wanted USING (entry)"
+    );
+    let entries: Vec<i64> = entries.iter().map(|entry| entry.0).collect();
+    simple(connection, "BEGIN READ ONLY; SET LOCAL statement_timeout = 0").await?;
+    let rows = put(text).bind(entries).bind(Time(from));
+    let rows = all(connection, rows, decode::flow_row).await?;
+    simple(connection, "COMMIT").await?;
+    Ok(rows)
 }
 
 pub(super) async fn counted(

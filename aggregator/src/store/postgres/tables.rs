@@ -115,7 +115,7 @@ pub(super) fn flow(out: &mut Encoder, row: &FlowRow) -> Result<(), DoesNotFit> {
     };
     let (counted, raw) = (stored(row.counted.components()), stored(row.raw.components()));
     for value in counted {
-        out.checked(value, COUNTER_RANGE)?;
+        out.signed(value, row.is_retraction(), COUNTER_RANGE)?;
     }
     for (raw, counted) in raw.into_iter().zip(counted) {
         if raw == counted {

@@ -13,9 +13,11 @@ use super::tables::{
     bind_flow, bind_gap, bind_netns, bind_node, bind_observer, bind_stray,
 };
 use super::{Inner, Meaning, meaning, store_error};
-use crate::store::columns::{NOTE_OPEN, OPEN_EVERY, OPEN_YOUNG};
+use crate::store::columns::{
+    ADD_ALIAS, INDEX_VIEWS, MOVE_ALIASES, NOTE_OPEN, OPEN_EVERY, OPEN_YOUNG,
+};
 use crate::store::row::{
-    ChangeSet, EndedEntry, EntryNo, EpochAdvance, FlowRow, FrameName, WriterToken,
+    AliasRow, ChangeSet, EndedEntry, EntryNo, EpochAdvance, FlowRow, FrameName, WriterToken,
 };
 use crate::store::{CommitError, Progress, StoreError};
 
@@ -39,6 +41,19 @@ impl Inner {
         .execute(&mut connection)
         .await
         .map_err(|error| store_error(&error))?;
+        *slot = Some(connection);
+        Ok(())
+    }
+
+    pub(super) async fn index_views(&self) -> Result<(), StoreError> {
+        let mut slot = self.writer.lock().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => self.connect().await.map_err(|error| store_error(&error))?,
+        };
+        for sql in INDEX_VIEWS {
+            execute(&mut connection, sql).await.map_err(|error| store_error(&error))?;
+        }
         *slot = Some(connection);
         Ok(())
     }
@@ -201,6 +216,7 @@ async fn insert_rows(
     let frame = |index: u32| usize::try_from(index).ok().and_then(|at| set.frames.get(at)).copied();
     insert(connection, &NETNS, &set.netns, bind_netns, |_| None).await?;
     insert(connection, &OBSERVER, &set.observers, bind_observer, |row| frame(row.frame)).await?;
+    note_late(connection, open_upto, set).await?;
     end_entries(connection, open_upto, &set.all_ends()).await?;
     reopen_entries(connection, open_upto, &set.reopened).await?;
     note_open(connection, open_upto, set).await?;
@@ -214,6 +230,7 @@ async fn insert_rows(
         insert(connection, &FLOW, &set.flows, bind_flow, |row| frame(row.frame)).await?;
     }
     insert(connection, &BATCH, &set.batches, bind_batch, |row| Some(row.name)).await?;
+    alias_paths(connection, &set.aliases).await?;
     insert(connection, &GAP, &set.gaps, bind_gap, |row| Some(row.name)).await
 }
 
@@ -241,6 +258,19 @@ async fn reopen_entries(
     with_entries(connection, note, noted).await
 }
 
+async fn alias_paths(
+    connection: &mut SqliteConnection,
+    aliases: &[AliasRow],
+) -> Result<(), CommitError> {
+    for AliasRow { path, into } in aliases {
+        for sql in [MOVE_ALIASES, ADD_ALIAS] {
+            let done = sqlx::query(sql).bind(into.0).bind(path.0).execute(&mut *connection).await;
+            done.map_err(|error| unavailable(&error))?;
+        }
+    }
+    Ok(())
+}
+
 async fn with_entries(
     connection: &mut SqliteConnection,
     sql: &'static str,
@@ -251,6 +281,16 @@ async fn with_entries(
     }
     let done = sqlx::query(sql).bind(json(entries.into_iter())).execute(connection).await;
     done.map(|_done| ()).map_err(|error| unavailable(&error))
+}
+
+/// Notes new entries whose numbers were given before open ones were noted last.
+async fn note_late(
+    connection: &mut SqliteConnection,
+    open_upto: EntryNo,
+    set: &ChangeSet,
+) -> Result<(), CommitError> {
+    let note = "INSERT OR IGNORE INTO flow_open SELECT value FROM json_each(?)";
+    with_entries(connection, note, set.late_entries(open_upto)).await
 }
 
 /// Notes which of the older entries are open, once there are many that were not looked at.

@@ -187,6 +187,18 @@ impl Binds {
         Ok(())
     }
 
+    /// The same, below zero where it is taken back.
+    pub(super) fn signed(
+        &mut self,
+        value: u64,
+        back: bool,
+        what: &'static str,
+    ) -> Result<(), DoesNotFit> {
+        let value = i64::try_from(value).map_err(|_over| DoesNotFit(what))?;
+        self.int(if back { -value } else { value });
+        Ok(())
+    }
+
     /// A number for persons, kept up to the largest the column has.
     pub(super) fn clamped(&mut self, value: u64) {
         self.int(i64::try_from(value).unwrap_or(i64::MAX));

@@ -23,7 +23,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 
 use super::metrics::StoreMetrics;
-use super::row::{ChangeSet, EntryNo, GapRow, Identity, Loaded, ObserverRow, WriterToken};
+use super::row::{ChangeSet, EntryNo, FlowRow, GapRow, Identity, Loaded, ObserverRow, WriterToken};
 use super::{Backend, CommitError, Meta, OpenError, Progress, Store, StoreError};
 
 pub use super::columns::{FLOW_COLUMNS, OBSERVER_COLUMNS};
@@ -153,6 +153,22 @@ impl Store for SqliteStore {
 
     async fn find(&self, identities: &[Identity]) -> Result<Vec<ObserverRow>, StoreError> {
         read::find(self.reader(), identities).await
+    }
+
+    async fn index_views(&self) -> Result<(), StoreError> {
+        self.inner.index_views().await
+    }
+
+    async fn find_views(&self, hashes: &[i64]) -> Result<Vec<ObserverRow>, StoreError> {
+        read::find_views(self.reader(), hashes).await
+    }
+
+    async fn history(
+        &self,
+        entries: &[EntryNo],
+        from: UnixNanos,
+    ) -> Result<Vec<FlowRow>, StoreError> {
+        read::history(self.reader(), entries, from).await
     }
 
     async fn counted(

@@ -7,10 +7,13 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::insert::{Binds, chunks, json, placeholders};
 use super::store_error;
-use crate::store::columns::{EPOCH_COLUMNS, GAP_FIELDS, LOADED_ENTRIES, OBSERVER_COLUMNS};
+use crate::store::columns::{
+    EPOCH_COLUMNS, FLOW_COLUMNS, GAP_FIELDS, LOADED_ENTRIES, OBSERVER_COLUMNS,
+};
 use crate::store::decode;
 use crate::store::row::{
-    EntryNo, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo, view_hash,
+    EntryNo, FlowRow, GapRow, Identity, LastIds, Loaded, NetnsNo, NodeNo, ObserverRow, PathNo,
+    view_hash,
 };
 use crate::store::{Progress, StoreError};
 
@@ -79,6 +82,7 @@ pub(super) async fn load(
     );
     let mut observers = observers.await?;
     observers.reverse();
+    resolve(pool, &mut observers).await?;
     let heard = all(pool, sql(HEARD), none(), decode::heard_row).await?;
     let mut forgotten = forgotten(pool, ended_from).await?;
     let full = u32::try_from(observers.len()).is_ok_and(|loaded| loaded >= most);
@@ -125,7 +129,9 @@ async fn last_ids(pool: &SqlitePool) -> Result<LastIds, StoreError> {
         "SELECT (SELECT coalesce(max(id), 0) FROM node), \
                 (SELECT coalesce(max(id), 0) FROM netns), \
                 (SELECT coalesce(max(entry), 0) FROM flow_observer), \
-                (SELECT coalesce(max(path), 0) FROM flow_observer)",
+                (SELECT coalesce(max(path), 0) FROM (SELECT max(path) AS path FROM flow_observer \
+                 UNION ALL SELECT max(path) FROM path_alias \
+                 UNION ALL SELECT max(into_path) FROM path_alias))",
     )
     .fetch_one(pool)
     .await
@@ -182,7 +188,58 @@ pub(super) async fn find(
         let arguments = binds.finish().map_err(|error| store_error(&error))?;
         found.extend(all(pool, AssertSqlSafe(text), arguments, decode::observer_row).await?);
     }
+    resolve(pool, &mut found).await?;
     Ok(found)
+}
+
+pub(super) async fn find_views(
+    pool: &SqlitePool,
+    hashes: &[i64],
+) -> Result<Vec<ObserverRow>, StoreError> {
+    // Two questions: OR over both columns would read the whole table.
+    let text = format!(
+        "WITH want AS (SELECT value FROM json_each(?1)) \
+         SELECT {OBSERVER_COLUMNS} FROM want \
+         JOIN flow_entry o ON o.view_inside = want.value \
+         UNION SELECT {OBSERVER_COLUMNS} FROM want \
+         JOIN flow_entry o ON o.view_outside = want.value"
+    );
+    let arguments = binds(|b| b.text(&json(hashes.iter().copied().map(EntryNo))))?;
+    let mut found = all(pool, AssertSqlSafe(text), arguments, decode::observer_row).await?;
+    resolve(pool, &mut found).await?;
+    Ok(found)
+}
+
+/// Gives entries the paths that theirs have become.
+async fn resolve(pool: &SqlitePool, rows: &mut [ObserverRow]) -> Result<(), StoreError> {
+    let none = SqliteArguments::default();
+    let any = all(pool, sql("SELECT path, into_path FROM path_alias LIMIT 1"), none, decode::alias);
+    if any.await?.is_empty() {
+        return Ok(());
+    }
+    let paths = json(rows.iter().map(|row| EntryNo(row.path.0)));
+    let text = "SELECT path, into_path FROM path_alias \
+                WHERE path IN (SELECT value FROM json_each(?1))";
+    let aliases = all(pool, sql(text), binds(|b| b.text(&paths))?, decode::alias).await?;
+    decode::resolve(rows, &aliases);
+    Ok(())
+}
+
+pub(super) async fn history(
+    pool: &SqlitePool,
+    entries: &[EntryNo],
+    from: UnixNanos,
+) -> Result<Vec<FlowRow>, StoreError> {
+    let wanted = "(SELECT value FROM json_each(?1))";
+    let text = format!(
+        "SELECT {FLOW_COLUMNS}, NULL AS receipt FROM flow WHERE time >= ?2 AND entry IN {wanted} \
+         UNION ALL SELECT {FLOW_COLUMNS}, receipt FROM flow_stray WHERE entry IN {wanted}"
+    );
+    let arguments = binds(|b| {
+        b.text(&json(entries.iter().copied()));
+        b.time(from);
+    })?;
+    all(pool, AssertSqlSafe(text), arguments, decode::flow_row).await
 }
 
 const IDENTITY_COLUMNS: usize = 10;

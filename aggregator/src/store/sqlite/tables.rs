@@ -104,7 +104,7 @@ pub(super) fn bind_flow(binds: &mut Binds, row: &FlowRow) -> Result<(), DoesNotF
     binds.int(row.entry.0);
     let [packets, bytes, reply_packets, reply_bytes] = row.counted.components();
     for counted in [bytes, reply_bytes, packets, reply_packets] {
-        binds.checked(counted, COUNTER_RANGE)?;
+        binds.signed(counted, row.is_retraction(), COUNTER_RANGE)?;
     }
     let [raw_packets, raw_bytes, raw_reply_packets, raw_reply_bytes] = row.raw.components();
     for (raw, counted) in [

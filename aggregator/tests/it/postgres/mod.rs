@@ -47,7 +47,7 @@ async fn finish(
     committer: &mut Committer<PostgresStore>,
     frames: Vec<Frame>,
 ) -> (Vec<String>, Result<Vec<Done>, Stop>) {
-    let mut work = Work { todo: frames, done: Vec::new() };
+    let mut work = Work { todo: frames, ..Work::default() };
     let mut said = Vec::new();
     loop {
         match committer.run(&mut work).await {

@@ -25,7 +25,7 @@ async fn a_server_that_stops_and_comes_back_is_waited_for() {
     let stop: [fn(&mut Server) -> std::io::Result<()>; 2] = [Server::shut_down, Server::kill];
     for (at, stop) in (2..).zip(stop) {
         stop(&mut server).unwrap();
-        let mut work = Work { todo: vec![grown(ONE, at, at * 5, at * 5 + 5)], done: Vec::new() };
+        let mut work = Work { todo: vec![grown(ONE, at, at * 5, at * 5 + 5)], ..Work::default() };
         for _ in 0..3 {
             let away = committer.run(&mut work).await;
             let Err(Stop::Away(why)) = away else { panic!("{away:?}") };

@@ -108,6 +108,8 @@ impl Centre {
                 ended: grew.ended,
             },
             fresh: entry.fresh,
+            label: None,
+            told: true,
         });
     }
 
@@ -121,15 +123,16 @@ impl Centre {
         };
         let mut draft = MergeDraft::default();
         let reference = EntryRef(entry.number);
-        let counted = self.merger.count(&mut draft, reference, growth, Some(span));
+        let counted = self.merger.count(&mut draft, None, reference, growth, Some(span));
         self.merger.apply(draft);
         let label = self.merger.label(reference).unwrap();
         let packets = |c: Counters| (c.orig.packets.get() + c.reply.packets.get()) as i64;
         let [op, ob, rp, rb] = counted.counted.components();
         assert_eq!((ob, rb), (op * 100, rp * 100));
         *self.stored.entry(label).or_default() += packets(counted.counted);
-        self.total += packets(counted.counted) - packets(counted.excess);
-        self.taken_back += packets(counted.excess);
+        let back: i64 = counted.back.iter().map(|back| packets(back.counters)).sum();
+        self.total += packets(counted.counted) - back;
+        self.taken_back += back;
         assert!(!counted.fell, "more was stored than can be");
         counted
     }

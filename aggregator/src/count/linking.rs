@@ -1,0 +1,195 @@
+//! Linking: before frames are counted their entries find those of other observers that may see the
+//! same flows. Memory only: nothing is stored by it, so linking again changes nothing.
+
+use flow::clock::{self, Basis, Placement};
+use flow::count::EntryCount;
+use flow::{Record, RecordFlags, UnixNanos, view};
+use hashbrown::HashSet;
+
+use super::draft::start_of;
+use super::frame::{Body, Frame};
+use super::memory::{Counted, Entry};
+use super::merging::{self, Seen};
+use super::{Asked, CountError, Counter, MergeSettings, Needs};
+use crate::store::row::{EntryNo, Identity, NodeNo, PathNo, view_hash};
+
+type State = foldhash::fast::RandomState;
+
+/// What linking frames gives.
+#[derive(Debug)]
+pub enum Linked {
+    /// They can be counted.
+    Done,
+    /// The store must be asked first.
+    Needs(Needs),
+    /// A domain has a second observer now: all that is known must be read from the store once more,
+    /// into [`Counter::merging`].
+    Reload,
+}
+
+/// What the records of one frame share.
+struct Shared<'f> {
+    frame: &'f Frame,
+    node: NodeNo,
+    basis: Basis,
+    interval: &'f flow::Interval,
+    before: Option<flow::BootNanos>,
+}
+
+/// What the store is asked for.
+#[derive(Default)]
+struct Wanted {
+    find: HashSet<Identity, State>,
+    views: HashSet<i64, State>,
+}
+
+impl Counter {
+    /// Links the entries of `frames`. Never call it between [`Counter::begin`] and
+    /// [`Counter::apply`].
+    ///
+    /// Where the store must be asked first it says what: ask, [`Counter::learn`], and link again.
+    ///
+    /// # Errors
+    /// When numbers are used up.
+    pub fn link(&mut self, frames: &[Frame], asked: &Asked) -> Result<Linked, CountError> {
+        let Some(settings) = &self.config.merge else { return Ok(Linked::Done) };
+        if !self.is_merging() {
+            let shared = self.becomes_shared(settings, frames);
+            return Ok(if shared { Linked::Reload } else { Linked::Done });
+        }
+        let mut wanted = Wanted::default();
+        for frame in frames {
+            let Body::Batch { interval, records } = &frame.body else { continue };
+            let node = self.memory.number_node(&frame.node)?;
+            let state = self.memory.linked_epoch(frame, node);
+            let before = state.sweep_before(interval);
+            state.swept(interval);
+            let basis = Basis::of(interval, frame.clock.as_ref());
+            let shared = Shared { frame, node, basis, interval, before };
+            for record in records {
+                self.link_record(&shared, record, asked, &mut wanted)?;
+            }
+        }
+        if wanted.find.is_empty() && wanted.views.is_empty() {
+            return Ok(Linked::Done);
+        }
+        let find = wanted.find.into_iter().collect();
+        let views = wanted.views.into_iter().collect();
+        Ok(Linked::Needs(Needs { find, views, ..Needs::default() }))
+    }
+
+    fn link_record(
+        &mut self,
+        shared: &Shared<'_>,
+        record: &Record,
+        asked: &Asked,
+        wanted: &mut Wanted,
+    ) -> Result<(), CountError> {
+        let Shared { frame, node, basis, interval, before } = shared;
+        let (netns, stored) = self.memory.number_netns((*node, &frame.node), record.netns)?;
+        let identity = Identity::of(netns, &record.entry());
+        let found = self.memory.entries.find(&identity).and_then(|at| self.memory.entries.get(at));
+        let known = found.map(|entry| entry.entry);
+        let start = match known {
+            Some(_) => None,
+            None => start_of(record, interval, basis, *before),
+        };
+        if known.is_none() {
+            let young =
+                start.is_some_and(|start| self.memory.remembers(start, self.config.memory_horizon));
+            if self.memory.forgotten.is_some() && (asked.is_thorough() || !young) {
+                let mut missing = stored && !asked.absent.contains(&identity) && {
+                    wanted.find.insert(identity);
+                    true
+                };
+                for tuple in [view::inside(&record.orig), view::outside(&record.reply)] {
+                    let hash = view_hash(&tuple);
+                    if !asked.views.contains(&hash) {
+                        wanted.views.insert(hash);
+                        missing = true;
+                    }
+                }
+                if missing {
+                    return Ok(());
+                }
+            }
+        }
+        let entry = match known {
+            Some(entry) => entry,
+            None => {
+                let ids = &mut self.memory.ids;
+                ids.entry = super::next_id(ids.entry, EntryNo::next, "entry")?;
+                ids.entry
+            }
+        };
+        let read = basis.span(record.since, record.until);
+        let (wall, horizon) = (interval.clock.wall, self.config.horizon);
+        let placed = clock::place(read.map(|read| read.until), wall, frame.received, horizon);
+        // An impossible time tells nothing about others.
+        let read = read.filter(|_| matches!(placed, Placement::Normal(_)));
+        let after = before.and_then(|before| basis.convert(before));
+        let life = merging::life(start, after, read, record.flags.has(RecordFlags::END));
+        let path = self.link_entry(&Seen {
+            entry,
+            netns,
+            zone: record.zone,
+            inside: &view::inside(&record.orig),
+            outside: &view::outside(&record.reply),
+            life,
+            fresh: record.flags.has(RecordFlags::FRESH),
+            stored: None,
+        });
+        if known.is_none() {
+            let start = start.map(|start| start.until);
+            self.remember(identity, entry, path, start, frame.received);
+        }
+        Ok(())
+    }
+
+    fn link_entry(&mut self, seen: &Seen<'_>) -> PathNo {
+        self.memory.merging.as_mut().map_or_else(PathNo::default, |merging| merging.link(seen))
+    }
+
+    /// Takes an entry into memory that the store does not have yet.
+    fn remember(
+        &mut self,
+        identity: Identity,
+        entry: EntryNo,
+        path: PathNo,
+        start: Option<UnixNanos>,
+        now: UnixNanos,
+    ) {
+        let entry = Entry {
+            entry,
+            path,
+            count: EntryCount { start, ..EntryCount::default() },
+            counted: Counted::Known,
+            stored: false,
+            seen: now,
+            touched: now,
+            ended: None,
+        };
+        self.memory.entries.add(identity, entry);
+    }
+
+    /// Whether these frames bring an observer with which a domain has two.
+    fn becomes_shared(&self, settings: &MergeSettings, frames: &[Frame]) -> bool {
+        let mut observers = HashSet::<(&flow::NodeName, flow::NetnsId), State>::default();
+        for frame in frames {
+            let Body::Batch { records, .. } = &frame.body else { continue };
+            let mut last = None;
+            for record in records {
+                if last.replace(record.netns) != Some(record.netns)
+                    && !self.memory.observes(&frame.node, record.netns)
+                {
+                    observers.insert((&frame.node, record.netns));
+                }
+            }
+        }
+        if observers.is_empty() {
+            return false;
+        }
+        let known = self.memory.observers();
+        merging::is_shared(&settings.domains, known.chain(observers))
+    }
+}

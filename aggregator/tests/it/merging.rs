@@ -1,0 +1,267 @@
+//! Flows that several gateways see are counted once, on the model store: whatever order, delay and
+//! crashes their frames come with.
+
+use std::sync::Arc;
+
+use aggregator::count::domains::{DomainRule, Domains};
+use aggregator::count::{CounterConfig, Frame, MergeSettings};
+use aggregator::pipeline::commit::{Committer, Work};
+use aggregator::store::model::{Fault, ModelStore};
+use aggregator::store::row::WriterToken;
+use flow::{Counters, Record, Tuple};
+
+use crate::counting::{ONE, commit, ready, store};
+use crate::frames::{batch, boot, counters, ended, record, unix};
+
+/// The frame as another node's.
+fn from(node: &str, frame: Frame) -> Frame {
+    Frame { node: node.parse().unwrap(), ..frame }
+}
+
+/// Translated on its way out: its reply tuple answers another address.
+fn translated(record: Record, to: &str) -> Record {
+    let outside = Tuple { src: to.parse().unwrap(), ..record.orig };
+    Record { reply: outside.inverse(), ..record }
+}
+
+/// As seen behind that translation.
+fn behind(record: Record, to: &str) -> Record {
+    let orig = Tuple { src: to.parse().unwrap(), ..record.orig };
+    Record { orig, reply: orig.inverse(), ..record }
+}
+
+fn start(store: &ModelStore, now: u64) -> Committer<ModelStore> {
+    begin(store, now, CounterConfig::default())
+}
+
+fn begin(store: &ModelStore, now: u64, config: CounterConfig) -> Committer<ModelStore> {
+    ready(Committer::start(store.clone(), WriterToken([1; 16]), config, unix(now))).unwrap()
+}
+
+/// What is counted of everything, less what is taken back; and what is taken back.
+fn totals(store: &ModelStore) -> (Counters, Counters) {
+    store.with_contents(|contents| {
+        let sum = |back: bool| -> Counters {
+            let rows = contents.flows.iter().filter(|row| row.is_retraction() == back);
+            rows.map(|row| row.counted).sum()
+        };
+        let (counted, back) = (sum(false), sum(true));
+        assert!(!counted.any_below(back), "more is taken back than was counted");
+        (counted.above(back), back)
+    })
+}
+
+fn raw(store: &ModelStore) -> Counters {
+    store.with_contents(|contents| contents.flows.iter().map(|row| row.raw).sum())
+}
+
+/// Both gateways' first frames, without flows: their clocks and sweeps are known then.
+fn known(committer: &mut Committer<ModelStore>, nodes: &[&str]) {
+    let frames = nodes.iter().map(|node| from(node, batch(ONE, 1, 100, vec![]))).collect();
+    commit(committer, frames);
+}
+
+#[test]
+fn two_gateways_that_see_a_flow_count_it_once() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1", "gw-2"]);
+    for (seq, (base, cum)) in (2..).zip([(0, 10), (10, 25), (25, 40)]) {
+        let end = 90 + seq * 10;
+        for node in ["gw-1", "gw-2"] {
+            let reading = record(1, 105, end, base, cum);
+            commit(&mut committer, vec![from(node, batch(ONE, seq, end, vec![reading]))]);
+        }
+    }
+    assert_eq!(totals(&store), (counters(40), Counters::ZERO));
+    assert_eq!(raw(&store), counters(40).plus(counters(40)));
+    let contents = store.contents();
+    let paths: Vec<_> = contents.observers.values().map(|row| row.path).collect();
+    assert_eq!(paths[0], paths[1], "one generation of one flow");
+}
+
+#[test]
+fn switched_off_each_gateway_counts() {
+    let store = store();
+    let mut committer = begin(&store, 0, CounterConfig { merge: None, ..CounterConfig::default() });
+    let reading = || vec![record(1, 105, 110, 0, 10)];
+    for node in ["gw-1", "gw-2"] {
+        let frames = [batch(ONE, 1, 100, vec![]), batch(ONE, 2, 110, reading())];
+        commit(&mut committer, frames.map(|frame| from(node, frame)).into());
+    }
+    assert_eq!(totals(&store).0, counters(20));
+}
+
+#[test]
+fn other_domains_are_other_networks() {
+    let store = store();
+    let site = |name: &str, node: &str| DomainRule {
+        name: name.to_owned(),
+        nodes: vec![node.parse().unwrap()],
+        ..DomainRule::default()
+    };
+    let domains = Arc::new(Domains::new(vec![site("a", "gw-1"), site("b", "gw-2")]));
+    let merge = Some(MergeSettings { domains, ..MergeSettings::default() });
+    let mut committer = begin(&store, 0, CounterConfig { merge, ..CounterConfig::default() });
+    for node in ["gw-1", "gw-2"] {
+        let reading = vec![record(1, 105, 110, 0, 10)];
+        let frames = [batch(ONE, 1, 100, vec![]), batch(ONE, 2, 110, reading)];
+        commit(&mut committer, frames.map(|frame| from(node, frame)).into());
+    }
+    assert_eq!(totals(&store).0, counters(20));
+}
+
+/// Inner and outer router are counted before the gateway between them tells that both are one.
+#[test]
+fn a_late_gateway_takes_back_what_was_counted_twice() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    let nodes = ["inner", "outer", "gw"];
+    known(&mut committer, &nodes);
+    let out = "198.51.100.1";
+    let inner = |base, cum, end| record(1, 105, end, base, cum);
+    let tell = |committer: &mut Committer<ModelStore>, node, seq, end, record: Record| {
+        commit(committer, vec![from(node, batch(ONE, seq, end, vec![record]))]);
+    };
+    tell(&mut committer, "inner", 2, 110, inner(0, 10, 110));
+    tell(&mut committer, "outer", 2, 110, behind(inner(0, 10, 110), out));
+    assert_eq!(totals(&store).0, counters(20), "nobody knows yet");
+    tell(&mut committer, "gw", 2, 110, translated(inner(0, 10, 110), out));
+    assert_eq!(totals(&store), (counters(10), counters(10)));
+    // From now on nothing is counted twice.
+    tell(&mut committer, "inner", 3, 120, inner(10, 14, 120));
+    tell(&mut committer, "outer", 3, 120, behind(inner(10, 14, 120), out));
+    tell(&mut committer, "gw", 3, 120, translated(inner(10, 14, 120), out));
+    assert_eq!(totals(&store), (counters(14), counters(10)));
+    let contents = store.contents();
+    let path = |row: &aggregator::store::row::ObserverRow| {
+        contents.aliases.get(&row.path).copied().unwrap_or(row.path)
+    };
+    let mut paths: Vec<_> = contents.observers.values().map(path).collect();
+    paths.dedup();
+    assert_eq!(paths.len(), 1, "one path is left");
+    let back = contents.flows.iter().find(|row| row.is_retraction()).unwrap();
+    assert_eq!(back.time, unix(110), "at the time of what it takes back");
+    assert_eq!(back.raw, Counters::ZERO);
+}
+
+/// A takeover: the second gateway's growth begins when the first one's is over.
+#[test]
+fn a_flow_that_moves_to_another_gateway_adds_up() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1", "gw-2"]);
+    let first = vec![from("gw-1", batch(ONE, 2, 110, vec![record(1, 105, 110, 0, 10)]))];
+    commit(&mut committer, first);
+    let second = Record { since: boot(125), ..record(1, 124, 130, 0, 7) };
+    commit(&mut committer, vec![from("gw-2", batch(ONE, 2, 130, vec![second]))]);
+    assert_eq!(totals(&store).0, counters(17));
+}
+
+/// Everything that happens, with the aggregator killed after every commit: groups are made anew
+/// from what is stored.
+#[test]
+fn a_restart_changes_nothing() {
+    let out = "198.51.100.1";
+    let frames = || {
+        let read = |end, base, cum| record(1, 105, end, base, cum);
+        let mut frames: Vec<Frame> =
+            ["inner", "outer", "gw"].map(|node| from(node, batch(ONE, 1, 100, vec![]))).into();
+        for (seq, (base, cum)) in (2..).zip([(0, 10), (10, 25), (25, 40), (40, 41)]) {
+            let end = 90 + seq * 10;
+            let last = |record: Record| if cum == 41 { ended(record) } else { record };
+            let inner = last(read(end, base, cum));
+            frames.push(from("inner", batch(ONE, seq, end, vec![inner])));
+            frames.push(from("outer", batch(ONE, seq, end, vec![behind(inner, out)])));
+            if seq > 3 {
+                // Its first reading holds all growth since the flow's start.
+                let mut late = last(read(end, if seq == 4 { 0 } else { base }, cum));
+                if seq == 4 {
+                    late.since = boot(105);
+                }
+                frames.push(from("gw", batch(ONE, seq - 2, end, vec![translated(late, out)])));
+            }
+        }
+        frames
+    };
+    let whole = store();
+    let mut committer = start(&whole, 0);
+    for frame in frames() {
+        commit(&mut committer, vec![frame]);
+    }
+    assert_eq!(totals(&whole).0, counters(41));
+    let broken = store();
+    for (at, frame) in frames().into_iter().enumerate() {
+        let mut committer = start(&broken, 100);
+        let fault = [None, Some(Fault::KeptCommit), Some(Fault::LostCommit)][at % 3];
+        broken.inject(fault);
+        let mut work = Work { todo: vec![frame], ..Work::default() };
+        while ready(committer.run(&mut work)).is_err() {}
+        assert!(work.todo.is_empty());
+    }
+    assert_eq!(totals(&broken).0, counters(41));
+    assert_eq!(raw(&broken), raw(&whole));
+}
+
+/// The second gateway's frames come when memory has forgotten the first one's flow.
+#[test]
+fn what_memory_has_forgotten_is_found_by_its_view() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1", "gw-2"]);
+    let over = |base, cum, end| ended(record(1, 105, end, base, cum));
+    commit(&mut committer, vec![from("gw-1", batch(ONE, 2, 110, vec![over(0, 10, 110)]))]);
+    let hours = unix(4 * 3_600);
+    committer.look_after(hours);
+    assert_eq!(committer.counter().entries(), 0);
+    let late = Frame { received: hours, ..batch(ONE, 2, 110, vec![over(0, 10, 110)]) };
+    commit(&mut committer, vec![from("gw-2", late)]);
+    assert_eq!(totals(&store), (counters(10), Counters::ZERO));
+}
+
+#[test]
+fn one_gateway_needs_nothing_of_this() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1"]);
+    let reading = vec![record(1, 105, 110, 0, 10)];
+    commit(&mut committer, vec![from("gw-1", batch(ONE, 2, 110, reading))]);
+    assert!(!committer.counter().is_merging());
+    // The flow was counted before anybody else was there; it is found all the same.
+    let reading = vec![record(1, 105, 110, 0, 10)];
+    let frames = [batch(ONE, 1, 100, vec![]), batch(ONE, 2, 110, reading)];
+    commit(&mut committer, frames.map(|frame| from("gw-2", frame)).into());
+    assert!(committer.counter().is_merging());
+    assert_eq!(totals(&store), (counters(10), Counters::ZERO));
+}
+
+/// Frames of a domain's gateways wait for each other: nothing is taken back then.
+#[test]
+fn a_gateway_in_time_leaves_nothing_to_take_back() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["inner", "outer", "gw"]);
+    let out = "198.51.100.1";
+    let mut committed = 0;
+    for (seq, (base, cum)) in (2..).zip([(0, 10), (10, 25), (25, 40)]) {
+        let end = 90 + seq * 10;
+        let inner = record(1, 105, end, base, cum);
+        let told =
+            [("inner", inner), ("outer", behind(inner, out)), ("gw", translated(inner, out))];
+        for (node, record) in told {
+            let arrived = vec![from(node, batch(ONE, seq, end, vec![record]))];
+            let mut work = Work { arrived, ..Work::default() };
+            ready(committer.admit(&mut work, unix(end + 2), false)).unwrap();
+            ready(committer.run(&mut work)).unwrap();
+            committed += work.done.len();
+        }
+    }
+    assert_eq!(committed, 6, "each waits for the next sweep of the others");
+    assert_eq!(committer.held().0, 3);
+    let mut rest = Work::default();
+    ready(committer.admit(&mut rest, unix(130), true)).unwrap();
+    ready(committer.run(&mut rest)).unwrap();
+    assert_eq!((committer.held().0, rest.done.len()), (0, 3));
+    assert_eq!(totals(&store), (counters(40), Counters::ZERO));
+    assert!(store.with_contents(|contents| contents.flows.iter().all(|row| !row.is_retraction())));
+}
