@@ -239,6 +239,12 @@ pub struct FlowsArgs {
     #[arg(long, conflicts_with_all = ["last", "from", "to"])]
     pub follow: bool,
 
+    /// Below each flow, who saw it: through which translation, and what that node counted itself
+    ///
+    /// As CSV one line an observer, with what it saw in place of what was counted.
+    #[arg(long, conflicts_with = "follow")]
+    pub observers: bool,
+
     /// Most flows, those with the latest traffic
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub limit: u32,

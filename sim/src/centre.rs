@@ -2,9 +2,12 @@
 //! [`Database`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aggregator::count::{Body, CounterConfig, Frame, SilenceLimits};
+use aggregator::count::domains::{DomainRule, Domains};
+use aggregator::count::{Body, CounterConfig, Frame, MergeSettings, SilenceLimits};
 use aggregator::ingest::reorder::{Numbers, Placed, Reorder, ReorderLimits};
 use aggregator::ingest::table::{Admission, SessionId, SessionTable};
 use aggregator::pipeline::commit::{Committer, Done, Stop, Work};
@@ -14,6 +17,7 @@ use flow::clock::SessionClock;
 use flow::{
     BootId, ClockOffset, Counters, EntryId, Epoch, NodeName, Record, RecordFlags, Seq, UnixNanos,
 };
+use ipnet::IpNet;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use wire::control::{
@@ -91,7 +95,8 @@ impl Centre {
                 SilenceLimits::uniform(Duration::from_secs(rng.random_range(15..300)))
             }
         };
-        let config = CounterConfig { memory_horizon, silence, ..CounterConfig::default() };
+        let merge = Some(own_addresses());
+        let config = CounterConfig { memory_horizon, silence, merge, ..CounterConfig::default() };
         let store = self.store.clone();
         let started = self.store.wait(async {
             store.open().await;
@@ -395,4 +400,14 @@ fn decode(session: &Session, frame: &wire::frame::Frame, received: UnixNanos) ->
     };
     let (node, epoch, clock) = (session.node.clone(), session.epoch, session.clock);
     Some(Frame { node, epoch, first, last, digest, received, clock, body })
+}
+
+/// Flows are linked and counted as where several hosts see one; but here every host has addresses
+/// of its own, a copied machine too.
+fn own_addresses() -> MergeSettings {
+    let all = |address: IpAddr| IpNet::new_assert(address, 0);
+    let private = vec![all(Ipv4Addr::UNSPECIFIED.into()), all(Ipv6Addr::UNSPECIFIED.into())];
+    let name = Domains::DEFAULT.to_owned();
+    let rule = DomainRule { name, private, ..DomainRule::default() };
+    MergeSettings { domains: Arc::new(Domains::new(vec![rule])), ..MergeSettings::default() }
 }

@@ -33,6 +33,22 @@ pub(super) struct FlowLine {
     /// The nodes that saw it.
     pub(super) nodes: Vec<String>,
     pub(super) sums: Sums,
+    /// It is what one observer saw of a flow.
+    pub(super) observer: bool,
+    /// The same as each of its observers saw it, where that was asked for.
+    pub(super) observers: Vec<Self>,
+}
+
+impl Chosen {
+    /// Gives each flow those of `observers` that are of its path.
+    pub(super) fn with_observers(mut self, observers: Vec<FlowLine>) -> Self {
+        for seen in observers {
+            if let Some(line) = self.lines.iter_mut().find(|line| line.path == seen.path) {
+                line.observers.push(seen);
+            }
+        }
+        self
+    }
 }
 
 /// An answer.
@@ -66,6 +82,7 @@ pub(super) fn print(
     match args.format {
         Format::Table => {
             let raw = args.which.node.is_some();
+            // Observers stand below their flow.
             out.write_all(table(&chosen.lines, raw).render(screen).as_bytes())?;
             if chosen.more {
                 writeln!(out, "(there are more; --limit shows them)")?;
@@ -76,6 +93,10 @@ pub(super) fn print(
             .lines
             .iter()
             .try_for_each(|line| writeln!(out, "{}", Value::Object(object(line)))),
+        Format::Csv if args.observers => {
+            let seen = chosen.lines.iter().flat_map(|line| &line.observers).map(FlowLine::as_seen);
+            csv(&seen.collect::<Vec<_>>(), out)
+        }
         Format::Csv => csv(&chosen.lines, out),
     }
 }
@@ -125,7 +146,11 @@ fn table(lines: &[FlowLine], raw: bool) -> Table {
         Column::text("START", 5),
         Column::text("NODES", 1),
     ];
-    let rows = lines.iter().map(|line| {
+    let all = lines.iter().flat_map(|line| {
+        let seen = line.observers.iter().map(|seen| (seen, true));
+        std::iter::once((line, raw)).chain(seen)
+    });
+    let rows = all.map(|(line, raw)| {
         let Sums { bytes_orig, bytes_reply, packets_orig, packets_reply, .. } = line.sums;
         let counted = (bytes_orig, bytes_reply, packets_orig.saturating_add(packets_reply));
         let sums = &line.sums;
@@ -136,7 +161,7 @@ fn table(lines: &[FlowLine], raw: bool) -> Table {
         );
         let (sent, received, packets) = if raw { seen } else { counted };
         vec![
-            print::local(line.last),
+            if line.observer { "  seen".to_owned() } else { print::local(line.last) },
             print::proto_name(line.orig.proto),
             print::end(line.orig.proto, line.orig.src, line.orig.sport),
             destination(&line.orig),
@@ -150,6 +175,20 @@ fn table(lines: &[FlowLine], raw: bool) -> Table {
         ]
     });
     Table { columns, rows: rows.collect(), sums: 0 }
+}
+
+impl FlowLine {
+    /// The same with what was seen in place of what was counted.
+    fn as_seen(&self) -> Self {
+        let sums = Sums {
+            bytes_orig: self.sums.raw_bytes_orig,
+            bytes_reply: self.sums.raw_bytes_reply,
+            packets_orig: self.sums.raw_packets_orig,
+            packets_reply: self.sums.raw_packets_reply,
+            ..self.sums
+        };
+        Self { sums, ..self.clone() }
+    }
 }
 
 /// Where a flow was opened to; for ICMP with what was asked.
@@ -203,6 +242,10 @@ fn object(line: &FlowLine) -> Map<String, Value> {
         if name != "flows" {
             put(name, json!(value));
         }
+    }
+    if !line.observers.is_empty() {
+        let seen = line.observers.iter().map(|seen| Value::Object(self::object(seen)));
+        put("observers", Value::Array(seen.collect()));
     }
     object
 }
@@ -323,6 +366,8 @@ pub(super) fn line_of(row: &FlowRow, node: &str) -> FlowLine {
             raw_packets_orig,
             raw_packets_reply,
         },
+        observer: false,
+        observers: Vec::new(),
     }
 }
 

@@ -110,7 +110,13 @@ pub async fn flows(
     }
     let span = ask::span(&args.when, now)?;
     let what = format!("reading flows of {}", span.words(now));
-    let answer = progress::shown(&what, reader.flows(&which, span, args.limit)).await?;
+    let mut answer = progress::shown(&what, reader.flows(&which, span, args.limit)).await?;
+    if args.observers {
+        let paths: Vec<i64> = answer.lines.iter().map(|line| line.path).collect();
+        let seen =
+            progress::shown("reading what each observer saw", reader.observers(&paths, span));
+        answer = answer.with_observers(seen.await?);
+    }
     flows::print(&answer, args, screen, out)?;
     strays(&reader, span).await
 }

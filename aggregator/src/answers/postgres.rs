@@ -142,6 +142,33 @@ impl Reader {
         Ok(Chosen { lines, more })
     }
 
+    /// What each observer saw of these paths in `span`.
+    pub(super) async fn observers(
+        &self,
+        paths: &[i64],
+        span: Span,
+    ) -> Result<Vec<FlowLine>, AnswerError> {
+        let mut query = QueryBuilder::<Postgres>::new(
+            "WITH chosen AS MATERIALIZED (SELECT path AS c_path, entry AS c_entry, \
+             max(time) AS c_last, array_agg(DISTINCT node) AS c_nodes, ",
+        );
+        query.push(SUMS).push(" FROM ").push(&self.flow);
+        within(&mut query, span);
+        query.push(" AND path = ANY (").push_bind(paths.to_vec());
+        query.push(") GROUP BY path, entry) SELECT DISTINCT ON (c_path, c_entry) ");
+        query.push(FLOW_COLUMNS).push(", c_nodes").push(SUM_NAMES);
+        query.push(" FROM chosen JOIN ").push(&self.flow);
+        query.push(" ON path = c_path AND entry = c_entry AND time = c_last");
+        within(&mut query, span);
+        query.push(" ORDER BY c_path, c_entry");
+        let mut connection = self.connection.lock().await;
+        let rows = query.build().fetch_all(&mut *connection).await;
+        let rows = rows.map_err(|error| self.failed(error))?;
+        let line = |row| Ok(FlowLine { observer: true, ..self.flow_line(row)? });
+        let lines = rows.iter().map(line).collect::<Result<_, _>>();
+        lines.map_err(|error| self.failed(error))
+    }
+
     /// Where the store ends now.
     pub(super) async fn mark(&self) -> Result<Mark, AnswerError> {
         let mut connection = self.connection.lock().await;

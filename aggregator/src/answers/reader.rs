@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ask::{Span, Which};
-use super::flows::{Chosen, News};
+use super::flows::{Chosen, FlowLine, News};
 use super::report::Report;
 use super::{AnswerError, postgres, sqlite};
 use crate::cli::By;
@@ -63,6 +63,18 @@ impl Reader {
         match self {
             Self::Sqlite(reader) => reader.flows(which, span, limit).await,
             Self::Postgres(reader) => reader.flows(which, span, limit).await,
+        }
+    }
+
+    /// What each observer saw of these paths in `span`.
+    pub(super) async fn observers(
+        &self,
+        paths: &[i64],
+        span: Span,
+    ) -> Result<Vec<FlowLine>, AnswerError> {
+        match self {
+            Self::Sqlite(reader) => reader.observers(paths, span).await,
+            Self::Postgres(reader) => reader.observers(paths, span).await,
         }
     }
 

@@ -135,6 +135,29 @@ impl Reader {
         Ok(Chosen { lines, more })
     }
 
+    /// What each observer saw of these paths in `span`.
+    pub(super) async fn observers(
+        &self,
+        paths: &[i64],
+        span: Span,
+    ) -> Result<Vec<FlowLine>, AnswerError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        // With one max() in a query, plain columns are those of the row that has it.
+        query.push("path, max(time) AS last, cast(node AS TEXT) AS nodes, ");
+        query.push("entry_start, flags, mark, zone, tcp_state, proto, sport, dport, nat_sport, ");
+        query.push("nat_dport, src, dst, nat_src, nat_dst, ");
+        query.push(SUMS).push(" FROM ").push(&self.flow);
+        within(&mut query, span);
+        let paths = serde_json::Value::from(paths).to_string();
+        query.push(" AND path IN (SELECT value FROM json_each(").push_bind(paths);
+        query.push(")) GROUP BY path, entry ORDER BY path, entry");
+        let rows = query.build().fetch_all(&self.pool).await;
+        let rows = rows.map_err(|error| self.failed(error))?;
+        let line = |row| Ok(FlowLine { observer: true, ..self.flow_line(row)? });
+        let lines = rows.iter().map(line).collect::<Result<_, _>>();
+        lines.map_err(|error| self.failed(error))
+    }
+
     /// The number of the last row.
     pub(super) async fn last_row(&self) -> Result<i64, AnswerError> {
         let last = sqlx::query_scalar("SELECT coalesce(max(rowid), 0) FROM flow");
@@ -215,6 +238,8 @@ impl Reader {
             flags: super::flows::flags(flags),
             nodes,
             sums: sums(row)?,
+            observer: false,
+            observers: Vec::new(),
         })
     }
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::cli::{Cli, Command};
 use crate::store::postgres::{PostgresAddress, PostgresStore};
 use crate::store::row::{
-    ChangeSet, EntryNo, FlowRow, NetnsNo, NodeNo, NodeRow, PathNo, WriterToken,
+    AliasRow, ChangeSet, EntryNo, FlowRow, NetnsNo, NodeNo, NodeRow, PathNo, WriterToken,
 };
 use crate::store::sqlite::{SqliteConfig, SqliteStore};
 use crate::store::{CommitError, Store};
@@ -180,6 +180,7 @@ on_each!(
     a_flow_that_two_gateways_saw_is_reported_once,
     services_and_the_rest_are_named,
     flows_are_found_by_what_they_are,
+    observers_of_a_flow_stand_below_it,
     flows_are_shown_in_their_protocols_terms,
     following_shows_what_is_stored_from_now_on,
     impossible_times_are_counted_apart,
@@ -272,6 +273,40 @@ async fn services_and_the_rest_are_named(kind: Kind) {
     assert!(csv.lines().last().unwrap().starts_with("other,2,134,94,"), "{csv}");
     let csv = lab.ask("report --by dst --last 3h --format csv").await;
     assert!(csv.contains("\n192.0.2.1,3,10001069,530,"), "{csv}");
+}
+
+/// The gateway's path turned out to be the router's, after both were stored.
+async fn observers_of_a_flow_stand_below_it(kind: Kind) {
+    let lab = lab(kind).await;
+    lab.put(Row { bytes: (1000, 500), ..Row::default() }).await;
+    let nat_src = Some("198.51.100.7");
+    lab.put(Row { path: 9, node: 2, raw: Some(1000), nat_src, ago_s: 50, ..Row::default() }).await;
+    let two = lab.ask("flows --format json").await;
+    assert_eq!(two.lines().count(), 2);
+    let aliases = vec![AliasRow { path: PathNo(9), into: PathNo(5) }];
+    lab.commit(ChangeSet { aliases, ..ChangeSet::default() }).await.unwrap();
+    let aliases = vec![AliasRow { path: PathNo(5), into: PathNo(1) }];
+    lab.commit(ChangeSet { aliases, ..ChangeSet::default() }).await.unwrap();
+
+    let flows = lab.ask("flows --observers --format json").await;
+    let flow: serde_json::Value = serde_json::from_str(flows.trim()).unwrap();
+    assert_eq!((&flow["bytes_orig"], &flow["raw_bytes_orig"]), (&1000.into(), &2000.into()));
+    assert_eq!(flow["nodes"], serde_json::json!(["gw1", "gw2"]));
+    let seen = flow["observers"].as_array().unwrap();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0]["nodes"], serde_json::json!(["gw1"]));
+    assert_eq!((&seen[0]["raw_bytes_orig"], &seen[0]["bytes_orig"]), (&1000.into(), &1000.into()));
+    assert_eq!(seen[1]["nodes"], serde_json::json!(["gw2"]));
+    assert_eq!((&seen[1]["raw_bytes_orig"], &seen[1]["bytes_orig"]), (&1000.into(), &0.into()));
+    assert_eq!(seen[1]["nat_src"], "198.51.100.7");
+
+    let table = lab.ask("flows --observers").await;
+    let below: Vec<&str> = table.lines().filter(|line| line.starts_with("  seen")).collect();
+    assert!(below.len() == 2 && below[1].contains("from 198.51.100.7:40000"), "{table}");
+    let csv = lab.ask("flows --observers --format csv").await;
+    assert_eq!(csv.lines().filter(|line| line.contains(",1000,")).count(), 2, "{csv}");
+    let report = lab.ask("report --format csv").await;
+    assert!(report.contains("10.0.0.1,1,1000,500,"), "{report}");
 }
 
 async fn flows_are_found_by_what_they_are(kind: Kind) {

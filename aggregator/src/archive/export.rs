@@ -78,9 +78,9 @@ pub enum ExportError {
         /// In what.
         what: &'static str,
         /// In the files.
-        written: u128,
+        written: i128,
         /// In the store.
-        stored: u128,
+        stored: i128,
     },
     /// What was done cannot be told.
     #[error("the outcome cannot be written")]

@@ -108,9 +108,9 @@ pub enum ImportError {
         /// In what.
         what: &'static str,
         /// In the export.
-        exported: u128,
+        exported: i128,
         /// In the store.
-        stored: u128,
+        stored: i128,
     },
     /// What was done cannot be told.
     #[error("the outcome cannot be written")]

@@ -40,35 +40,37 @@ pub struct Sums {
     pub rows: u64,
     /// Counted packets of the original direction.
     #[serde(with = "decimal")]
-    pub packets_orig: u128,
+    pub packets_orig: i128,
     /// Counted bytes of the original direction.
     #[serde(with = "decimal")]
-    pub bytes_orig: u128,
+    pub bytes_orig: i128,
     /// Counted packets of the reply direction.
     #[serde(with = "decimal")]
-    pub packets_reply: u128,
+    pub packets_reply: i128,
     /// Counted bytes of the reply direction.
     #[serde(with = "decimal")]
-    pub bytes_reply: u128,
+    pub bytes_reply: i128,
     /// What nodes reported: packets of the original direction.
     #[serde(with = "decimal")]
-    pub raw_packets_orig: u128,
+    pub raw_packets_orig: i128,
     /// What nodes reported: bytes of the original direction.
     #[serde(with = "decimal")]
-    pub raw_bytes_orig: u128,
+    pub raw_bytes_orig: i128,
     /// What nodes reported: packets of the reply direction.
     #[serde(with = "decimal")]
-    pub raw_packets_reply: u128,
+    pub raw_packets_reply: i128,
     /// What nodes reported: bytes of the reply direction.
     #[serde(with = "decimal")]
-    pub raw_bytes_reply: u128,
+    pub raw_bytes_reply: i128,
 }
 
 impl Sums {
     pub(super) fn add(&mut self, record: &Record) {
         let row = &record.row;
-        let [po, bo, pr, br] = row.counted.components().map(u128::from);
-        let [rpo, rbo, rpr, rbr] = row.raw.components().map(u128::from);
+        // What is taken back makes the sums smaller.
+        let sign = if row.is_retraction() { -1 } else { 1 };
+        let [po, bo, pr, br] = row.counted.components().map(|count| sign * i128::from(count));
+        let [rpo, rbo, rpr, rbr] = row.raw.components().map(i128::from);
         self.plus(&Self {
             rows: 1,
             packets_orig: po,
@@ -91,7 +93,7 @@ impl Sums {
     }
 
     /// The sums with their names.
-    pub(super) const fn components(&self) -> [(&'static str, u128); 8] {
+    pub(super) const fn components(&self) -> [(&'static str, i128); 8] {
         [
             ("packets_orig", self.packets_orig),
             ("bytes_orig", self.bytes_orig),
@@ -104,7 +106,7 @@ impl Sums {
         ]
     }
 
-    pub(super) const fn components_mut(&mut self) -> [&mut u128; 8] {
+    pub(super) const fn components_mut(&mut self) -> [&mut i128; 8] {
         [
             &mut self.packets_orig,
             &mut self.bytes_orig,
@@ -118,7 +120,7 @@ impl Sums {
     }
 
     /// The first of the sums in which `other` differs: its name, ours, the other's.
-    pub(super) fn difference(&self, other: &Self) -> Option<(&'static str, u128, u128)> {
+    pub(super) fn difference(&self, other: &Self) -> Option<(&'static str, i128, i128)> {
         if self.rows != other.rows {
             return Some(("rows", self.rows.into(), other.rows.into()));
         }
@@ -131,11 +133,11 @@ impl Sums {
 mod decimal {
     use serde::{Deserialize as _, Deserializer, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(sum: &u128, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(sum: &i128, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(sum)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<i128, D::Error> {
         String::deserialize(from)?.parse().map_err(de::Error::custom)
     }
 }
@@ -315,7 +317,7 @@ mod tests {
     fn sealed() -> Manifest {
         let times = [1, 2].map(|second| Timestamp::from_second(second).unwrap());
         let mut manifest = Manifest::new(StoreId([7; 16]), Format::Csv, times, times[1]);
-        let sums = Sums { rows: 1, bytes_orig: u128::from(u64::MAX) + 1, ..Sums::default() };
+        let sums = Sums { rows: 1, bytes_orig: i128::from(u64::MAX) + 1, ..Sums::default() };
         let part = Part { file: "a.csv".into(), size: 3, sha256: "0".repeat(64), sums };
         manifest.parts.push(part);
         manifest.sums = sums;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use flow::entry::Zone;
 use flow::{
-    Birth, BootId, Counters, NetnsId, NetnsInode, NodeName, Proto, Seq, TcpState, Tuple, UnixNanos,
+    Birth, BootId, Counters, NetnsId, NetnsInode, NodeName, Proto, RecordFlags, Seq, TcpState,
+    Tuple, UnixNanos,
 };
 
 use crate::store::row::{EntryNo, FlowRow, NetnsNo, NodeNo, PathNo};
@@ -130,6 +131,10 @@ impl Record {
                 what: format!("exceeds 2^63 - 1: {value}"),
             })
         };
+        let counted = |value| match int(value) {
+            Ok(Value::Int(value)) if row.is_retraction() => Ok(Value::Int(-value)),
+            other => other,
+        };
         let small = |value: u32| Value::Int(i64::from(value));
         let address = |address: IpAddr| Value::Text(address.to_string());
         let (inside, outside) = (&row.inside, &row.outside);
@@ -159,10 +164,10 @@ impl Record {
             small(outside.sport.into()),
             address(outside.dst),
             small(outside.dport.into()),
-            int(packets_orig)?,
-            int(bytes_orig)?,
-            int(packets_reply)?,
-            int(bytes_reply)?,
+            counted(packets_orig)?,
+            counted(bytes_orig)?,
+            counted(packets_reply)?,
+            counted(bytes_reply)?,
             int(raw_packets_orig)?,
             int(raw_bytes_orig)?,
             int(raw_packets_reply)?,
@@ -198,7 +203,7 @@ impl Record {
         if inside.src.is_ipv4() != outside.src.is_ipv4() {
             return Err(next.wrong("is not of the family of src".to_owned()));
         }
-        let (counted, raw) = (next.counters()?, next.counters()?);
+        let (signed, raw) = (next.signed()?, next.counters()?);
         let (mark, flags, tcp) = (next.int()?, next.int()?, TcpState(next.int()?));
         let seq = Seq(next.int()?);
         let (path, entry) = (PathNo(next.int()?), EntryNo(next.int()?));
@@ -212,7 +217,7 @@ impl Record {
             entry_start,
             path,
             entry,
-            counted,
+            counted: next.counted(signed, flags)?,
             raw,
             seq,
             mark,
@@ -289,6 +294,25 @@ impl Next<'_> {
             Value::Flag(flag) => Ok(flag),
             _ => Err(self.wrong("is neither true nor false".to_owned())),
         }
+    }
+
+    /// Four numbers that may be below zero.
+    fn signed(&mut self) -> Result<[i64; 4], CellError> {
+        Ok([self.int()?, self.int()?, self.int()?, self.int()?])
+    }
+
+    /// What was counted, or taken back by a row with these marks.
+    fn counted(&self, signed: [i64; 4], flags: u32) -> Result<Counters, CellError> {
+        let back = flags & u32::from(RecordFlags::RETRACTION.0) << 16 != 0;
+        let mut counted = [0; 4];
+        for (counted, signed) in counted.iter_mut().zip(signed) {
+            let value = if back { signed.checked_neg() } else { Some(signed) };
+            *counted = value.and_then(|value| u64::try_from(value).ok()).ok_or(CellError {
+                column: "packets_orig, bytes_orig, packets_reply or bytes_reply",
+                what: format!("is out of range: {signed}"),
+            })?;
+        }
+        Ok(Counters::from_components(counted))
     }
 
     /// Both ends, of one family.

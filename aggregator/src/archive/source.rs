@@ -193,9 +193,16 @@ fn within(slice: Slice, join: &str) -> String {
 
 /// The rows of a slice, each with what names its entry.
 fn rows(slice: Slice) -> String {
-    let columns: Vec<String> = FLOW_COLUMNS.split(", ").map(|name| format!("f.{name}")).collect();
+    let column = |name| match name {
+        "path" => "coalesce(a.into_path, f.path) AS path".to_owned(),
+        name => format!("f.{name}"),
+    };
+    let columns: Vec<String> = FLOW_COLUMNS.split(", ").map(column).collect();
     let receipt = if slice.table == Table::Stray { ", f.receipt" } else { "" };
-    let from = within(slice, " LEFT JOIN flow_observer AS o ON o.entry = f.entry");
+    let from = within(
+        slice,
+        " LEFT JOIN flow_observer AS o ON o.entry = f.entry LEFT JOIN path_alias AS a ON a.path = f.path",
+    );
     format!(
         "SELECT {}{receipt}, o.raw_start, o.kernel_id, o.seen, o.fresh FROM {from}",
         columns.join(", ")
@@ -221,13 +228,14 @@ fn sums(slice: Slice, and: &str) -> String {
 }
 
 fn sums_of(row: &impl Cells) -> Result<Sums, StoreError> {
-    let number = |at: usize| -> Result<u128, StoreError> {
+    let number = |at: usize| -> Result<i128, StoreError> {
         let text = row.text(at)?;
         text.parse().map_err(|_error| StoreError::Corrupt(format!("a sum of {text:?}")))
     };
     let mut sums = Sums { rows: number(0)?.try_into().unwrap_or(u64::MAX), ..Sums::default() };
     for (at, sum) in sums.components_mut().into_iter().enumerate() {
-        *sum = (number(1 + 2 * at)? << 32) + number(2 + 2 * at)?;
+        // Division goes towards zero, so the lower half has the sign of the whole.
+        *sum = number(1 + 2 * at)? * (1 << 32) + number(2 + 2 * at)?;
     }
     Ok(sums)
 }

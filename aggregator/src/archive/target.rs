@@ -37,6 +37,8 @@ pub(super) struct Target<'s, S> {
     new_nodes: Vec<NodeRow>,
     netns: HashMap<(NodeNo, NetnsId), NetnsNo>,
     known: HashMap<Identity, (EntryNo, PathNo)>,
+    /// This store's numbers of the export's paths.
+    paths: HashMap<PathNo, PathNo>,
     ids: LastIds,
 }
 
@@ -76,8 +78,8 @@ impl<'s, S: Store> Target<'s, S> {
         });
         let netns = loaded.netns.into_iter();
         let netns = netns.map(|NetnsRow { netns, node, id }| ((node, id), netns)).collect();
-        let known = HashMap::new();
-        Self { store, token, now, leader, epoch, nodes, new_nodes, netns, known, ids }
+        let (known, paths) = (HashMap::new(), HashMap::new());
+        Self { store, token, now, leader, epoch, nodes, new_nodes, netns, known, paths, ids }
     }
 
     /// Writes what is missing.
@@ -191,6 +193,7 @@ impl<'s, S: Store> Target<'s, S> {
     async fn find(&mut self, records: &[Record]) -> Result<(), ImportError> {
         if self.known.len() > KNOWN {
             self.known.clear();
+            self.paths.clear();
         }
         let unknown: HashSet<Identity> =
             records.iter().map(identity).filter(|id| !self.known.contains_key(id)).collect();
@@ -205,12 +208,17 @@ impl<'s, S: Store> Target<'s, S> {
     fn place(&mut self, set: &mut ChangeSet, record: Record) {
         let identity = identity(&record);
         let mut row = record.row;
-        let (ids, now) = (&mut self.ids, self.now);
+        let (ids, paths, now) = (&mut self.ids, &mut self.paths, self.now);
+        let exported = row.path;
         (row.entry, row.path) = *self.known.entry(identity).or_insert_with(|| {
-            (ids.entry, ids.path) = (ids.entry.next(), ids.path.next());
+            ids.entry = ids.entry.next();
+            let path = *paths.entry(exported).or_insert_with(|| {
+                ids.path = ids.path.next();
+                ids.path
+            });
             set.observers.push(ObserverRow {
                 entry: ids.entry,
-                path: ids.path,
+                path,
                 node: row.node,
                 netns: row.netns,
                 zone: row.zone,
@@ -225,8 +233,10 @@ impl<'s, S: Store> Target<'s, S> {
                 base: Counters::ZERO,
                 frame: 0,
             });
-            (ids.entry, ids.path)
+            (ids.entry, path)
         });
+        // Entries known before may be of a path that new ones share.
+        self.paths.entry(exported).or_insert(row.path);
         set.flows.push(row);
     }
 }

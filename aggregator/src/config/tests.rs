@@ -141,3 +141,35 @@ fn a_password_comes_from_a_file_or_the_environment_and_is_never_shown() {
     let two = load(&["--store", url, "--store-password-file", &named], &[]).unwrap_err();
     assert!(two.contains("must hold one line"), "{two}");
 }
+
+#[test]
+fn domains_are_read_and_checked() {
+    let with = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("aggregator.toml");
+        std::fs::write(&file, text).unwrap();
+        let flags = Cli::try_parse_from(["conntracct-aggregator"]).unwrap().flags();
+        Config::load(Some(&file), &surroundings(&[]), flags, false)
+            .map(|(config, _raw)| config)
+            .map_err(|error| chain(&error))
+    };
+    assert_eq!(load(&[], &[]).unwrap().merge, Some(Arc::default()), "one domain");
+    assert_eq!(with("[merge]\nenabled = false\n").unwrap().merge, None);
+    let site = "[merge.domains.site]\nnodes = [\"router-*\"]\ninside = [\"gw\"]\n\
+                private = [\"172.17.0.0/16\", \"192.0.2.1\"]\n";
+    let domains = with(site).unwrap().merge.unwrap();
+    let sides = domains.of(&"gw".parse().unwrap());
+    assert!(sides.inside != sides.outside);
+    assert_eq!(domains.of(&"router-1".parse().unwrap()).outside, sides.inside);
+    for (text, wrong) in [
+        ("nodes = [\"GW\"]", "merge.domains.site.nodes has \"GW\" matches no node"),
+        ("private = [\"10/8\"]", "merge.domains.site.private has \"10/8\", but must hold networks"),
+        ("node = [\"gw\"]", "unknown field"),
+    ] {
+        let error = with(&format!("[merge.domains.site]\n{text}\n")).unwrap_err();
+        assert!(error.contains(wrong), "{error}");
+    }
+    let twice = with("[merge.domains.a]\nnodes = [\"gw\"]\n[merge.domains.b]\ninside = [\"gw\"]\n");
+    let twice = twice.unwrap_err();
+    assert!(twice.contains("node gw has its inside view in the domains a and b"), "{twice}");
+}

@@ -327,12 +327,16 @@ const EVICTED: &str = "Entries that left memory; the store still has them. Norma
 const SUPPRESSED_PACKETS: &str = "Packets that were not counted, because another observer of their \
                                   flow had reported them. Packets counted and these, less what \
                                   was retracted: all that was reported";
-const SUPPRESSED_BYTES: &str = "Bytes of these packets";
+const SUPPRESSED_BYTES: &str = "Bytes that were not counted, because another observer of their flow had \
+                                reported them. Bytes counted and these, less what was retracted: all \
+                                that was reported";
 const RETRACTED_PACKETS: &str = "Packets taken back that had been counted, because a gateway told \
                                  later that two flows are one. Many: frames of that gateway come \
                                  late; look at its uplink";
-const RETRACTED_BYTES: &str = "Bytes of these packets";
-const RETRACTIONS: &str = "Rows that take something back";
+const RETRACTED_BYTES: &str = "Bytes taken back that had been counted, because a gateway told \
+                               later that two flows are one. Many: look at that gateway's uplink";
+const RETRACTIONS: &str = "Rows that take something back. Many: a translating gateway's frames come \
+                           late, look at its uplink";
 const ALIASES: &str = "Paths that turned out to be others. With retractions: a gateway is late";
 const MERGED: &str = "Groups of entries that turned out to be one with another. Some with every \
                       translated flow";

@@ -143,6 +143,7 @@ const fn size(set: &ChangeSet) -> u64 {
         + set.observers.len()
         + set.flows.len()
         + set.batches.len()
-        + set.gaps.len();
+        + set.gaps.len()
+        + set.aliases.len();
     rows as u64
 }

@@ -20,12 +20,13 @@ pub(super) enum Part {
     Strays,
     Batches,
     Gaps,
+    Aliases,
     /// Last: what is committed is what nodes will be told.
     Epochs,
 }
 
 impl Part {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Nodes,
         Self::Namespaces,
         Self::Entries,
@@ -33,6 +34,7 @@ impl Part {
         Self::Strays,
         Self::Batches,
         Self::Gaps,
+        Self::Aliases,
         Self::Epochs,
     ];
 
@@ -46,6 +48,7 @@ impl Part {
             Self::Strays => "stray rows",
             Self::Batches => "frames' history",
             Self::Gaps => "gaps",
+            Self::Aliases => "aliases of paths",
             Self::Epochs => "epochs",
         }
     }
@@ -60,6 +63,7 @@ impl Part {
             Self::Strays => "flow_stray",
             Self::Batches => "ingest_batch",
             Self::Gaps => "gap",
+            Self::Aliases => "path_alias",
             Self::Epochs => "node_epoch",
         }
     }
@@ -72,6 +76,7 @@ impl Part {
             Self::Flows | Self::Strays => Key::Number("rowid"),
             Self::Batches => Key::Frame("seq"),
             Self::Gaps => Key::Frame("first_seq"),
+            Self::Aliases => Key::Number("path"),
             Self::Epochs => Key::Frame("committed_seq"),
         }
     }
@@ -191,6 +196,7 @@ fn columns(part: Part) -> (String, String) {
         Part::Strays => format!("{FLOW_COLUMNS}, receipt"),
         Part::Batches => decode::BATCH_COLUMNS.to_owned(),
         Part::Gaps => GAP_FIELDS.join(", "),
+        Part::Aliases => "path, into_path".to_owned(),
         Part::Epochs => EPOCH_COLUMNS.to_owned(),
     };
     (columns, order(part))
@@ -219,6 +225,7 @@ fn add(part: Part, set: &mut ChangeSet, row: &SqliteRow) -> Result<(), StoreErro
         Part::Flows | Part::Strays => set.flows.push(decode::flow_row(row)?),
         Part::Batches => set.batches.push(decode::batch_row(row)?),
         Part::Gaps => set.gaps.push(decode::gap_row(row)?),
+        Part::Aliases => set.aliases.push(decode::alias(row)?),
         Part::Epochs => {
             // A store takes the first frames of an epoch as an epoch's beginning.
             let row = decode::epoch_row(row)?;

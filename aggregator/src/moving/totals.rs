@@ -33,6 +33,8 @@ const SUMS: &[(&str, &str, &str)] = &[
     ("frames", "ingest_batch", "count(*)"),
     ("records of frames", "ingest_batch", "sum(records)"),
     ("gaps", "gap", "count(*)"),
+    ("aliases of paths", "path_alias", "count(*)"),
+    ("paths they became", "path_alias", "sum(into_path)"),
     ("epochs", "node_epoch", "count(*)"),
     ("committed frames", "node_epoch", "sum(committed_seq)"),
 ];
@@ -141,7 +143,7 @@ mod tests {
             assert!(!seen.contains(&table), "{table}");
             seen.push(table);
         }
-        assert_eq!(seen.len(), 8);
+        assert_eq!(seen.len(), 9);
     }
 
     #[test]

@@ -277,7 +277,7 @@ pub(super) fn sum_row<R: Cells>(row: &R) -> Result<(EntryNo, Counters), StoreErr
 }
 
 /// `path, into_path` of `path_alias`.
-pub(super) fn alias<R: Cells>(row: &R) -> Result<AliasRow, StoreError> {
+pub(crate) fn alias<R: Cells>(row: &R) -> Result<AliasRow, StoreError> {
     let mut c = Columns::of(row);
     Ok(AliasRow { path: PathNo(c.int()?), into: PathNo(c.int()?) })
 }

@@ -257,6 +257,13 @@ impl FlowRow {
     }
 }
 
+impl FlowRow {
+    /// Whether a component of [`FlowRow::raw`] need not be stored beside the counted one.
+    pub(super) const fn is_same(&self, raw: u64, counted: u64) -> bool {
+        raw == counted && (raw == 0 || !self.is_retraction())
+    }
+}
+
 /// A path that is another one from now on: two observers saw one generation of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AliasRow {

@@ -118,7 +118,7 @@ pub(super) fn flow(out: &mut Encoder, row: &FlowRow) -> Result<(), DoesNotFit> {
         out.signed(value, row.is_retraction(), COUNTER_RANGE)?;
     }
     for (raw, counted) in raw.into_iter().zip(counted) {
-        if raw == counted {
+        if row.is_same(raw, counted) {
             out.null();
         } else {
             out.checked(raw, COUNTER_RANGE)?;

@@ -113,7 +113,7 @@ pub(super) fn bind_flow(binds: &mut Binds, row: &FlowRow) -> Result<(), DoesNotF
         (raw_packets, packets),
         (raw_reply_packets, reply_packets),
     ] {
-        if raw == counted {
+        if row.is_same(raw, counted) {
             binds.int_or_null(None);
         } else {
             binds.checked(raw, COUNTER_RANGE)?;
