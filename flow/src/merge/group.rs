@@ -341,8 +341,8 @@ impl Group {
         let most = segments.saturating_mul(entries.clamp(1, GENERATIONS));
         let growth = if flip { turned(growth) } else { growth };
         if let Some(track) = self.tracks.get_mut(lane) {
-            track.orig.push(Segment::new(span, growth.orig));
-            track.reply.push(Segment::new(span, growth.reply));
+            track.orig.push(Segment::new(entry, span, growth.orig));
+            track.reply.push(Segment::new(entry, span, growth.reply));
         }
         let total = Counters {
             orig: heaviest(self.tracks.iter_mut().map(|track| &mut track.orig)),

@@ -9,6 +9,7 @@
 //! the best chain that ends there: a floor for every later pass, so that segments may be joined
 //! ([`Lane::thin`]) without what was counted ever falling.
 
+use super::EntryRef;
 use crate::clock::Span;
 use crate::counters::Tally;
 use crate::units::UnixNanos;
@@ -16,6 +17,8 @@ use crate::units::UnixNanos;
 /// Growth of one lane in one direction in one interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
+    /// Whose growth: where it joins that of several entries, the last one's.
+    pub entry: EntryRef,
     /// When; `None` where no clock could be trusted: it then adds to its own lane only.
     pub span: Option<Span>,
     /// By how much, each component apart.
@@ -27,8 +30,8 @@ pub struct Segment {
 impl Segment {
     /// A segment that no chain has been found for yet.
     #[must_use]
-    pub const fn new(span: Option<Span>, growth: Tally) -> Self {
-        Self { span, growth, reach: Tally::new(0, 0) }
+    pub const fn new(entry: EntryRef, span: Option<Span>, growth: Tally) -> Self {
+        Self { entry, span, growth, reach: Tally::new(0, 0) }
     }
 
     /// Latest moment it may have ended: an interval that begins no earlier cannot overlap it.
@@ -53,7 +56,8 @@ impl Segment {
             // Whenever it was: it was read before the next one.
             None => Span { since: None, ..last },
         });
-        Self { span, growth: plus(self.growth, next.growth), reach: max(self.reach, next.reach) }
+        let growth = plus(self.growth, next.growth);
+        Self { entry: next.entry, span, growth, reach: max(self.reach, next.reach) }
     }
 
     /// The silence between this segment and the next one of its lane, in nanoseconds.
@@ -66,12 +70,11 @@ impl Segment {
 }
 
 /// Readings that never show one packet twice: entries of one observer with the same tuple, one
-/// after the other. Segments in the order their readings were taken.
+/// after the other. Segments in the order in which they grew: those of one entry as its readings
+/// were taken, those of several by time, whichever of them is told of first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lane {
     segments: Vec<Segment>,
-    /// No segment with a time ends earlier than those before it may have ended.
-    over: Option<UnixNanos>,
 }
 
 impl Lane {
@@ -84,20 +87,32 @@ impl Lane {
         &self.segments
     }
 
-    /// Appends a reading's growth; one that grew by nothing tells nothing. Where its time says
-    /// that it ended before the one before it, which was read earlier, it is taken to have ended
-    /// no earlier: bounds may be wider than they need be.
+    /// Takes a reading's growth; one that grew by nothing tells nothing.
+    ///
+    /// It comes after all of its own entry: where its time says that it ended before the one
+    /// before it, which was read earlier, it is taken to have ended no earlier, as bounds may be
+    /// wider than they need be. It comes before what other entries grew by later: a spool that is
+    /// late tells of an entry after its successor has been told of.
     pub fn push(&mut self, mut segment: Segment) {
         if segment.growth == Tally::default() {
             return;
         }
-        if let Some(span) = &mut segment.span {
-            if let Some(over) = self.over {
-                span.until = span.until.max(over.minus(span.slack));
+        let of = |known: &Segment| known.entry == segment.entry;
+        let own = self.segments.iter().rposition(of).map_or(0, |last| last + 1);
+        let place = match &mut segment.span {
+            Some(span) => {
+                let passed = self.segments.iter().filter(|known| known.entry == segment.entry);
+                if let Some(over) = passed.filter_map(Segment::latest).max() {
+                    span.until = span.until.max(UnixNanos(over).minus(span.slack));
+                }
+                let later = |known: &Segment| known.span.is_some_and(|s| s.until > span.until);
+                let rest = self.segments.get(own..).unwrap_or_default();
+                rest.iter().position(later).map_or(self.segments.len(), |at| own + at)
             }
-            self.over = self.over.max(Some(span.until.plus(span.slack)));
-        }
-        self.segments.push(segment);
+            None if own > 0 => own,
+            None => self.segments.len(),
+        };
+        self.segments.insert(place, segment);
     }
 
     /// Takes the segments of another lane of the same observer and tuple, which stood elsewhere
@@ -113,9 +128,7 @@ impl Lane {
         let mut all = placed(&self.segments);
         all.extend(placed(&other.segments));
         all.sort_by_key(|(key, _)| *key);
-        self.segments.clear();
-        self.over = None;
-        all.into_iter().for_each(|(_, segment)| self.push(segment));
+        self.segments = all.into_iter().map(|(_, segment)| segment).collect();
     }
 
     /// Joins neighbours until `most` segments are left: those with the smallest silence between
@@ -238,7 +251,7 @@ mod tests {
         let at = |seconds: i64| UnixNanos(seconds * 1_000_000_000);
         let slack = Duration::from_millis(250);
         let span = Span { since: Some(at(since)), until: at(until), slack };
-        Segment::new(Some(span), Tally::new(packets, packets * 100))
+        Segment::new(EntryRef(1), Some(span), Tally::new(packets, packets * 100))
     }
 
     fn lane(segments: &[Segment]) -> Lane {
@@ -270,7 +283,7 @@ mod tests {
 
     #[test]
     fn one_lane_always_adds_up() {
-        let unknown = Segment::new(None, Tally::new(5, 500));
+        let unknown = Segment::new(EntryRef(1), None, Tally::new(5, 500));
         assert_eq!(weight(&mut [lane(&[seconds(5, 9, 1), seconds(1, 3, 2), unknown])]), 8);
         // Without a time it adds to nobody else's.
         let b = lane(&[seconds(100, 110, 3)]);
@@ -279,10 +292,30 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_told_of_after_its_successor_comes_before_it() {
+        let of = |entry, since, until, packets| {
+            Segment { entry: EntryRef(entry), ..seconds(since, until, packets) }
+        };
+        // B saw three packets; A's second entry saw the last one, its first entry the first, and
+        // that is told of hours later, from an older spool.
+        let b = lane(&[seconds(0, 10, 1), seconds(20, 30, 1), seconds(80, 90, 1)]);
+        let mut a = lane(&[of(3, 81, 92, 1)]);
+        assert_eq!(weight(&mut [a.clone(), b.clone()]), 3);
+        a.push(of(2, 1, 12, 1));
+        assert_eq!(weight(&mut [a.clone(), b.clone()]), 3);
+        // More of it, and more of its successor, wherever they come.
+        a.push(of(3, 100, 110, 4));
+        a.push(of(2, 12, 31, 1));
+        let order: Vec<i64> = a.segments.iter().map(|segment| segment.entry.0).collect();
+        assert_eq!(order, [2, 2, 3, 3]);
+        assert_eq!(weight(&mut [a, b]), 7);
+    }
+
+    #[test]
     fn components_are_chains_of_their_own() {
         let of = |packets, bytes| {
             let span = seconds(0, 10, 0).span;
-            Segment::new(span, Tally::new(packets, bytes))
+            Segment::new(EntryRef(1), span, Tally::new(packets, bytes))
         };
         let (mut a, mut b) = (lane(&[of(10, 100)]), lane(&[of(5, 900)]));
         assert_eq!(heaviest([&mut a, &mut b].into_iter()), Tally::new(10, 900));
@@ -317,7 +350,9 @@ mod tests {
             slack: Duration::from_millis(slack),
         });
         (prop::option::weighted(0.95, span), 1_u64..100, 1_u64..100)
-            .prop_map(|(span, packets, bytes)| Segment::new(span, Tally::new(packets, bytes)))
+            .prop_map(|(span, packets, bytes)| {
+                Segment::new(EntryRef(1), span, Tally::new(packets, bytes))
+            })
     }
 
     fn any_lanes() -> impl Strategy<Value = Vec<Lane>> {
