@@ -35,6 +35,9 @@ enum Name {
     IngestSqlite,
     /// Rows a second from socket to PostgreSQL, against bare COPY and the predecessor's SQL
     IngestPostgres,
+    /// Records a second of one, two and three gateways that see the same flows, against merging
+    /// switched off
+    Merge,
     /// migrate-store, export and import of five million rows, against bare COPY
     Move,
 }
@@ -58,6 +61,7 @@ impl Name {
             Self::Sweep => ("conntracct-node", "bench_sweep"),
             Self::IngestSqlite => ("conntracct-aggregator", "bench_ingest_sqlite"),
             Self::IngestPostgres => ("conntracct-aggregator", "bench_ingest_postgres"),
+            Self::Merge => ("conntracct-aggregator", "bench_merge"),
             Self::Move => ("conntracct-aggregator", "bench_move"),
         };
         let programs: &[&str] = match self {
@@ -67,6 +71,7 @@ impl Name {
             | Self::Sweep
             | Self::IngestSqlite
             | Self::IngestPostgres
+            | Self::Merge
             | Self::Move => &[],
         };
         Plan { package, example, root: matches!(self, Self::Netlink | Self::Sweep), programs }

@@ -304,13 +304,13 @@ impl Next<'_> {
     /// What was counted, or taken back by a row with these marks.
     fn counted(&self, signed: [i64; 4], flags: u32) -> Result<Counters, CellError> {
         let back = flags & u32::from(RecordFlags::RETRACTION.0) << 16 != 0;
+        let columns = ["packets_orig", "bytes_orig", "packets_reply", "bytes_reply"];
         let mut counted = [0; 4];
-        for (counted, signed) in counted.iter_mut().zip(signed) {
+        for ((counted, signed), column) in counted.iter_mut().zip(signed).zip(columns) {
             let value = if back { signed.checked_neg() } else { Some(signed) };
-            *counted = value.and_then(|value| u64::try_from(value).ok()).ok_or(CellError {
-                column: "packets_orig, bytes_orig, packets_reply or bytes_reply",
-                what: format!("is out of range: {signed}"),
-            })?;
+            let value = value.and_then(|value| u64::try_from(value).ok());
+            let what = || format!("is out of range: {signed}");
+            *counted = value.ok_or_else(|| CellError { column, what: what() })?;
         }
         Ok(Counters::from_components(counted))
     }
@@ -360,7 +360,7 @@ pub(super) mod tests {
             zone: Zone(u16::MAX),
             inside,
             outside,
-            flags: u32::MAX,
+            flags: u32::MAX ^ u32::from(RecordFlags::RETRACTION.0) << 16,
             tcp: TcpState(3),
             stray: Some(at(1_700_000_000_000_002)),
             frame: 0,

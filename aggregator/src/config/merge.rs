@@ -16,7 +16,6 @@ pub struct RawMerge {
     /// Whether a flow that several nodes see is counted once.
     pub enabled: bool,
     /// Domains by their names.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub domains: BTreeMap<String, RawDomain>,
 }
 

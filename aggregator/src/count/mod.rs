@@ -212,6 +212,13 @@ impl Counter {
         Some([sides.inside, sides.outside])
     }
 
+    /// Groups, entries and segments of entries in memory.
+    #[must_use]
+    pub fn merge_size(&self) -> (usize, usize, usize) {
+        let merging = self.memory.merging.as_ref();
+        merging.map_or((0, 0, 0), |merging| merging.merger.size())
+    }
+
     /// What linking did since it was asked last.
     pub fn take_link_stats(&mut self) -> LinkStats {
         let merging = self.memory.merging.as_mut();

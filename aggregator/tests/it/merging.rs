@@ -8,10 +8,12 @@ use aggregator::count::{CounterConfig, Frame, MergeSettings};
 use aggregator::pipeline::commit::{Committer, Work};
 use aggregator::store::model::{Fault, ModelStore};
 use aggregator::store::row::WriterToken;
-use flow::{Counters, Record, Tuple};
+use flow::clock::SessionClock;
+use flow::entry::Zone;
+use flow::{Birth, ClockOffset, Counters, Record, Tuple};
 
 use crate::counting::{ONE, commit, ready, store};
-use crate::frames::{batch, boot, counters, ended, record, unix};
+use crate::frames::{SECOND, batch, boot, counters, ended, record, unix};
 
 /// The frame as another node's.
 fn from(node: &str, frame: Frame) -> Frame {
@@ -249,8 +251,9 @@ fn a_gateway_in_time_leaves_nothing_to_take_back() {
         ready(committer.run(&mut work)).unwrap();
         work.done.len()
     };
-    for node in nodes {
-        admit(&mut committer, from(node, batch(ONE, 2, 105, vec![])), 105);
+    for (port, node) in (50..).zip(nodes) {
+        let other = vec![record(port, 101, 105, 0, 1)];
+        admit(&mut committer, from(node, batch(ONE, 2, 105, other)), 105);
     }
     let out = "198.51.100.1";
     let mut committed = 0;
@@ -268,6 +271,122 @@ fn a_gateway_in_time_leaves_nothing_to_take_back() {
     ready(committer.admit(&mut rest, unix(135), true)).unwrap();
     ready(committer.run(&mut rest)).unwrap();
     assert_eq!(committer.held().0, 0);
-    assert_eq!(totals(&store), (counters(40), Counters::ZERO));
+    let others = counters(1).plus(counters(1)).plus(counters(1));
+    assert_eq!(totals(&store), (counters(40).plus(others), Counters::ZERO));
     assert!(store.with_contents(|contents| contents.flows.iter().all(|row| !row.is_retraction())));
+}
+
+/// A hostile node with a valid certificate: entries without end that all share one view.
+#[test]
+fn entries_without_end_that_share_a_view_are_bounded() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1", "evil"]);
+    commit(&mut committer, vec![from("gw-1", batch(ONE, 2, 110, vec![record(3, 105, 110, 0, 1)]))]);
+    let (frames, records) = (20, 2_500_u64);
+    for seq in 0..frames {
+        let one = |n: u64| {
+            let n = seq * records + n;
+            let born = Birth::Start(u64::try_from(unix(105).0).unwrap() + n);
+            let zone = Zone(u16::try_from(n % 5_000).unwrap());
+            Record { birth: born, zone, ..record(1, 105, 110, 0, 10) }
+        };
+        let frame = batch(ONE, seq + 2, 110, (0..records).map(one).collect());
+        commit(&mut committer, vec![from("evil", frame)]);
+    }
+    let (groups, entries, segments) = committer.counter().merge_size();
+    assert_eq!(entries, usize::try_from(frames * records).unwrap() + 1);
+    assert!(segments <= entries * 6, "{segments} segments of {entries} entries");
+    assert!(groups >= entries / 64, "{groups} groups");
+    // Somebody else's flow counts as ever.
+    let before = totals(&store).0;
+    commit(&mut committer, vec![from("gw-1", batch(ONE, 3, 110, vec![record(2, 105, 110, 0, 7)]))]);
+    assert_eq!(totals(&store).0.above(before), counters(7));
+}
+
+/// A gateway whose clock is a day off, and one whose records contradict themselves.
+#[test]
+fn times_that_cannot_be_add_to_nobody_elses() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1", "late", "odd"]);
+    let honest = |base, cum, end| record(1, 105, end, base, cum);
+    let tell = |committer: &mut Committer<ModelStore>, node, frame: Frame| {
+        commit(committer, vec![from(node, frame)]);
+    };
+    tell(&mut committer, "gw-1", batch(ONE, 2, 110, vec![honest(0, 10, 110)]));
+    // A day ahead of its receipt: stored apart, and adds only to its own readings.
+    let mut ahead = batch(ONE, 2, 110, vec![honest(0, 10, 110)]);
+    let day = i64::try_from(86_400 * SECOND).unwrap();
+    ahead.clock = ahead
+        .clock
+        .map(|clock| SessionClock { offset: ClockOffset(clock.offset.0 + day), ..clock });
+    tell(&mut committer, "late", ahead);
+    assert_eq!(totals(&store).0, counters(10));
+    // Begins after it ends; counters that shrink.
+    let backward = Record { since: boot(400), ..honest(0, 10, 110) };
+    tell(&mut committer, "odd", batch(ONE, 2, 110, vec![backward]));
+    tell(&mut committer, "odd", batch(ONE, 3, 120, vec![honest(10, 3, 120)]));
+    assert_eq!(totals(&store).0, counters(10));
+    tell(&mut committer, "gw-1", batch(ONE, 3, 120, vec![honest(10, 15, 120)]));
+    tell(&mut committer, "odd", batch(ONE, 4, 130, vec![honest(3, 15, 130)]));
+    assert_eq!(totals(&store), (counters(15), Counters::ZERO));
+}
+
+/// Clocks that jump between frames, hours there and back.
+#[test]
+fn a_jumping_clock_never_counts_twice() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1", "gw-2"]);
+    let hour = i64::try_from(3_600 * SECOND).unwrap();
+    for (seq, jump) in (2..).zip([0, hour, -hour, 0, -hour, hour, 0]) {
+        let end = 90 + seq * 10;
+        let reading = record(1, 105, end, (seq - 2) * 10, (seq - 1) * 10);
+        commit(&mut committer, vec![from("gw-1", batch(ONE, seq, end, vec![reading]))]);
+        let mut other = batch(ONE, seq, end, vec![reading]);
+        other.clock = other
+            .clock
+            .map(|clock| SessionClock { offset: ClockOffset(clock.offset.0 + jump), ..clock });
+        commit(&mut committer, vec![from("gw-2", other)]);
+        let (total, _) = totals(&store);
+        let most = counters((seq - 1) * 20);
+        assert!(!most.any_below(total) && !total.any_below(counters((seq - 1) * 10)), "{total:?}");
+    }
+}
+
+/// All that an observer reported is stored, suppressed, or both sides of a retraction.
+#[test]
+fn what_was_reported_is_counted_or_suppressed() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["inner", "outer", "gw"]);
+    let out = "198.51.100.1";
+    let inner = |base, cum, end| record(1, 105, end, base, cum);
+    for (seq, (base, cum)) in (2..).zip([(0, 10), (10, 14)]) {
+        let end = 90 + seq * 10;
+        let told = [
+            ("inner", inner(base, cum, end)),
+            ("outer", behind(inner(base, cum, end), out)),
+            ("gw", translated(inner(base, cum, end), out)),
+        ];
+        for (node, record) in told {
+            commit(&mut committer, vec![from(node, batch(ONE, seq, end, vec![record]))]);
+        }
+    }
+    let mut registry = prometheus_client::registry::Registry::default();
+    committer.metrics().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let metric = |name: &str| -> u64 {
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("conntracct_count_{name}_total ")));
+        line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let bytes = |counters: Counters| counters.orig.bytes.get() + counters.reply.bytes.get();
+    let (total, back) = totals(&store);
+    assert_eq!(metric("bytes") - metric("retracted_bytes"), bytes(total));
+    assert_eq!(metric("retracted_bytes"), bytes(back));
+    assert_eq!(metric("bytes") + metric("suppressed_bytes"), bytes(raw(&store)));
+    assert!(metric("suppressed_packets") > 0 && metric("retractions") > 0);
 }

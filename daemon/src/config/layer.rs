@@ -95,6 +95,9 @@ impl Layer {
             let origin = || value.origin().unwrap_or(&self.origin).to_owned();
             let Some(known) = schema.get(name) else { return Err(unknown(root, &key, origin())) };
             match (&value.kind, known) {
+                // A table whose keys are names of the user's; what is in them is checked where it
+                // is read.
+                (ValueKind::Table(_), Json::Object(names)) if names.is_empty() => {}
                 (ValueKind::Table(inner), Json::Object(_)) => {
                     self.check_table(root, known, &key, inner)?;
                 }

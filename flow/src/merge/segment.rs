@@ -293,8 +293,9 @@ mod tests {
 
     #[test]
     fn an_entry_told_of_after_its_successor_comes_before_it() {
-        let of = |entry, since, until, packets| {
-            Segment { entry: EntryRef(entry), ..seconds(since, until, packets) }
+        let of = |entry, since, until, packets| Segment {
+            entry: EntryRef(entry),
+            ..seconds(since, until, packets)
         };
         // B saw three packets; A's second entry saw the last one, its first entry the first, and
         // that is told of hours later, from an older spool.
@@ -349,10 +350,9 @@ mod tests {
             until: UnixNanos((since + length) * 1_000_000_000),
             slack: Duration::from_millis(slack),
         });
-        (prop::option::weighted(0.95, span), 1_u64..100, 1_u64..100)
-            .prop_map(|(span, packets, bytes)| {
-                Segment::new(EntryRef(1), span, Tally::new(packets, bytes))
-            })
+        (prop::option::weighted(0.95, span), 1_u64..100, 1_u64..100).prop_map(
+            |(span, packets, bytes)| Segment::new(EntryRef(1), span, Tally::new(packets, bytes)),
+        )
     }
 
     fn any_lanes() -> impl Strategy<Value = Vec<Lane>> {
