@@ -162,8 +162,11 @@ fn domains_are_read_and_checked() {
     assert!(sides.inside != sides.outside);
     assert_eq!(domains.of(&"router-1".parse().unwrap()).outside, sides.inside);
     for (text, wrong) in [
-        ("nodes = [\"GW\"]", "merge.domains.site.nodes has \"GW\" matches no node"),
-        ("private = [\"10/8\"]", "merge.domains.site.private has \"10/8\", but must hold networks"),
+        ("nodes = [\"GW\"]", "`merge.domains.site.nodes` has \"GW\", which matches no node"),
+        (
+            "private = [\"10/8\"]",
+            "`merge.domains.site.private` has \"10/8\", but must hold networks",
+        ),
         ("node = [\"gw\"]", "unknown field"),
     ] {
         let error = with(&format!("[merge.domains.site]\n{text}\n")).unwrap_err();

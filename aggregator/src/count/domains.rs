@@ -35,7 +35,9 @@ impl Pattern {
 
 /// Why a text is no [`Pattern`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} matches no node: a name is made of a-z 0-9 . - _, and * stands for any of them")]
+#[error(
+    "{0:?}, which matches no node: a name is made of a-z 0-9 . - _, and * stands for any of them"
+)]
 pub struct PatternError(String);
 
 impl std::str::FromStr for Pattern {
