@@ -42,8 +42,8 @@ fn main() -> Result<(), Failed> {
         let frames = traffic::frames(gateways)?;
         let (mut ours, mut off) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
-            ours.push(records_per_second(&frames, true)?);
-            off.push(records_per_second(&frames, false)?);
+            ours.push(records_per_second(&frames, gateways, true)?);
+            off.push(records_per_second(&frames, gateways, false)?);
         }
         let (value, baseline_value) = (median(ours), median(off));
         let name = format!("records_per_s_{gateways}_gateways");
@@ -63,27 +63,29 @@ fn main() -> Result<(), Failed> {
     }
 }
 
-fn records_per_second(frames: &[Frame], merging: bool) -> Result<f64, Failed> {
+fn records_per_second(frames: &[Frame], gateways: u8, merging: bool) -> Result<f64, Failed> {
     let begun = Instant::now();
-    count(frames, merging)?;
+    count(frames, gateways, merging)?;
     Ok(rate(frames.iter().map(Frame::rows).sum(), begun.elapsed()))
 }
 
 /// Links and counts all frames, a transaction each.
-fn count(frames: &[Frame], merging: bool) -> Result<Counter, Failed> {
+fn count(frames: &[Frame], gateways: u8, merging: bool) -> Result<Counter, Failed> {
     let config = CounterConfig::default();
     let merge = config.merge.clone().filter(|_| merging);
     let config = CounterConfig { merge, ..config };
-    let mut counter = Counter::new(config.clone(), Loaded::default());
+    // As the aggregator has read its empty store anew when the second gateway came.
+    let mut counter = match gateways {
+        1 => Counter::new(config, Loaded::default()),
+        _ => Counter::merging(config, Loaded::default()),
+    };
     for frame in frames {
         let frame = std::slice::from_ref(frame);
         let asked = Asked::default();
         loop {
             match counter.link(frame, &asked)? {
                 Linked::Done => break,
-                // Nothing has been counted before the second gateway's first frame.
-                Linked::Reload => counter = Counter::merging(config.clone(), Loaded::default()),
-                Linked::Needs(_) => return Err("an empty store was asked".into()),
+                Linked::Reload | Linked::Needs(_) => return Err("an empty store was asked".into()),
             }
         }
         let Counted::Draft(draft) = counter.count(frame, &asked)? else {
@@ -98,7 +100,7 @@ fn count(frames: &[Frame], merging: bool) -> Result<Counter, Failed> {
 fn memory(gateways: u8, merging: bool) -> Result<usize, Failed> {
     let frames = traffic::frames(gateways)?;
     let before = resident()?;
-    let counter = count(&frames, merging)?;
+    let counter = count(&frames, gateways, merging)?;
     let after = resident()?;
     Ok(after.saturating_sub(before) / counter.entries().max(1))
 }
@@ -110,9 +112,10 @@ fn of_child(gateways: u8, merging: &str) -> Result<usize, Failed> {
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
-/// Bytes of this process in memory (proc(5), `statm`).
+/// Bytes of this process in memory (proc(5), `VmRSS`).
 fn resident() -> Result<usize, Failed> {
-    let text = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: usize = text.split(' ').nth(1).unwrap_or_default().parse()?;
-    Ok(pages * rustix::param::page_size())
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kilobytes.ok_or("no VmRSS")?.parse::<usize>()? << 10)
 }

@@ -16,7 +16,7 @@ use wire::frame::Digest;
 use crate::Failed;
 
 /// Living flows: as many entries of each gateway.
-const FLOWS: u32 = 200_000;
+const FLOWS: u32 = 100_000;
 
 /// Intervals that they live through.
 const INTERVALS: u32 = 5;
