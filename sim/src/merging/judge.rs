@@ -1,0 +1,409 @@
+//! What must hold of a merging world: the truth against what was counted. The numbers are those
+//! of the list in the module's text.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use flow::merge::{Label, MergeConfig};
+use flow::{Counters, NetnsId, Proto};
+
+use super::conntrack::Entry;
+use super::counting::{Counting, Named, Pure, Row, Way};
+use super::outcome::{Amounts, Outcome};
+use super::post::{self, Arrival};
+use super::recipe::{Fault, Scenario};
+use super::world::Told;
+
+/// Packets and bytes there, then back.
+type Four = [u64; 4];
+
+/// Flows that some entry has counted together: judged as one.
+#[derive(Debug, Default)]
+struct Unit {
+    flows: BTreeSet<usize>,
+    entries: Vec<Named>,
+}
+
+/// What was counted, by entry, in the flow's directions.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    stored: HashMap<Named, [i64; 4]>,
+    raw: HashMap<Named, Four>,
+    retractions: u64,
+    fell: bool,
+    /// A row added and took back.
+    rows: u64,
+}
+
+/// An entry's place among the tables.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    spot: usize,
+    entry: usize,
+}
+
+/// A world and what was counted of it.
+pub(super) struct Judge<'t> {
+    told: &'t Told,
+    places: HashMap<Named, Place>,
+    /// Highest reading that arrived.
+    reached: HashMap<Named, Counters>,
+}
+
+impl Book {
+    pub(super) const fn retractions(&self) -> u64 {
+        self.retractions
+    }
+}
+
+impl<'t> Judge<'t> {
+    pub(super) fn new(told: &'t Told, arrivals: &[Arrival]) -> Self {
+        let mut places = HashMap::new();
+        for (spot, (of, table)) in told.site.spots.iter().zip(&told.tables).enumerate() {
+            for (at, entry) in table.entries.iter().enumerate() {
+                places.insert((of.node, entry.id), Place { spot, entry: at });
+            }
+        }
+        let mut reached: HashMap<Named, Counters> = HashMap::new();
+        for arrival in arrivals {
+            let sent = &told.frames[arrival.frame];
+            for record in &sent.records {
+                let most = reached.entry((sent.node, record.entry())).or_default();
+                *most = most.max(record.cum);
+            }
+        }
+        Self { told, places, reached }
+    }
+
+    fn entry(&self, named: &Named) -> Option<&Entry> {
+        let place = self.places.get(named)?;
+        self.told.tables[place.spot].entries.get(place.entry)
+    }
+
+    /// Counts all that arrives.
+    pub(super) fn count(&self, arrivals: &[Arrival], way: Way) -> Result<(Book, Pure), String> {
+        let mut pure = Pure::new(way, &self.told.site.spots);
+        let mut book = Book::default();
+        for arrival in arrivals {
+            let sent = &self.told.frames[arrival.frame];
+            let rows = pure.arrive(sent, arrival.session, arrival.at);
+            self.note(&mut book, &rows)?;
+        }
+        let rows = pure.finish();
+        self.note(&mut book, &rows)?;
+        match pure.differed {
+            true => Err("26: a draft that was made again came out different".to_owned()),
+            false => Ok((book, pure)),
+        }
+    }
+
+    fn note(&self, book: &mut Book, rows: &[Row]) -> Result<(), String> {
+        for row in rows {
+            let entry = self.entry(&row.entry).ok_or("a row of an entry that never lived")?;
+            let stored = book.stored.entry(row.entry).or_default();
+            let counted = along(entry, row.counted.components());
+            let excess = along(entry, row.excess.components());
+            for at in 0..4 {
+                stored[at] += counted[at].cast_signed() - excess[at].cast_signed();
+            }
+            let raw = book.raw.entry(row.entry).or_default();
+            let grown = along(entry, row.raw.components());
+            (0..4).for_each(|at| raw[at] += grown[at]);
+            book.rows += 1;
+            book.retractions += u64::from(!row.excess.is_zero());
+            book.fell |= row.fell;
+        }
+        Ok(())
+    }
+
+    /// Flows, joined where an entry has counted packets of several.
+    fn units(&self) -> Vec<Unit> {
+        let flows = self.told.site.flows.len();
+        let mut of: Vec<usize> = (0..flows).collect();
+        let mut entries: BTreeMap<usize, Vec<Named>> = BTreeMap::new();
+        let mut firsts = Vec::new();
+        let mut named: Vec<(&Named, &Place)> = self.places.iter().collect();
+        named.sort_by_key(|(_, place)| (place.spot, place.entry));
+        for (named, place) in named {
+            let entry = &self.told.tables[place.spot].entries[place.entry];
+            let seen = entry.log.iter().flatten();
+            let own: BTreeSet<usize> =
+                seen.map(|seen| self.told.packets[seen.packet as usize].flow).collect();
+            let Some(first) = own.first().copied() else { continue };
+            for flow in own {
+                let (from, to) = (of[flow].max(of[first]), of[flow].min(of[first]));
+                of.iter_mut().filter(|unit| **unit == from).for_each(|unit| *unit = to);
+            }
+            firsts.push((first, *named));
+        }
+        for (first, named) in firsts {
+            entries.entry(of[first]).or_default().push(named);
+        }
+        let mut units: BTreeMap<usize, Unit> = BTreeMap::new();
+        for (flow, unit) in of.iter().enumerate() {
+            let unit_entries = units.entry(*unit).or_default();
+            unit_entries.flows.insert(flow);
+            unit_entries.entries = entries.get(unit).cloned().unwrap_or_default();
+        }
+        units.into_values().filter(|unit| !unit.entries.is_empty()).collect()
+    }
+
+    /// Every packet that a reading which arrived has counted, once: by what the host that counted
+    /// it highest counted it for.
+    fn union(&self, entries: &[Named]) -> Four {
+        let mut best: HashMap<u32, (u64, u64)> = HashMap::new();
+        for named in entries {
+            let (Some(entry), Some(reached)) = (self.entry(named), self.reached.get(named)) else {
+                continue;
+            };
+            for (log, tally) in entry.log.iter().zip([reached.orig, reached.reply]) {
+                for seen in log.iter().take_while(|seen| seen.up_to <= tally.bytes.get()) {
+                    let best = best.entry(seen.packet).or_default();
+                    *best = (best.0.max(seen.packets), best.1.max(seen.bytes));
+                }
+            }
+        }
+        let mut union = [0; 4];
+        for (packet, (packets, bytes)) in best {
+            let back = usize::from(self.told.packets[packet as usize].back);
+            union[2 * back] += packets;
+            union[2 * back + 1] += bytes;
+        }
+        union
+    }
+
+    /// What the best observer of each component has told.
+    fn best(&self, entries: &[Named]) -> Four {
+        let mut of: HashMap<(usize, NetnsId), Four> = HashMap::new();
+        for named in entries {
+            let (Some(entry), Some(reached)) = (self.entry(named), self.reached.get(named)) else {
+                continue;
+            };
+            let sum = of.entry((named.0, named.1.netns)).or_default();
+            let four = along(entry, reached.components());
+            (0..4).for_each(|at| sum[at] += four[at]);
+        }
+        of.values().fold([0; 4], |most, sum| std::array::from_fn(|at| most[at].max(sum[at])))
+    }
+
+    /// Whether every translation that carried packets was told of at all: else nobody can know
+    /// that what is on its two sides is one flow.
+    fn is_decidable(&self, unit: &Unit) -> bool {
+        unit.entries.iter().all(|named| {
+            let translated = self.entry(named).is_some_and(Entry::is_translated);
+            !translated || self.reached.contains_key(named)
+        })
+    }
+
+    fn stored(&self, book: &Book, entries: &[Named]) -> [i64; 4] {
+        let stored = entries.iter().filter_map(|named| book.stored.get(named));
+        stored.fold([0; 4], |sum, more| std::array::from_fn(|at| sum[at] + more[at]))
+    }
+
+    /// Properties 1 to 5, 22, 28 and what depends on the scenario.
+    pub(super) fn judge(&self, book: &Book, pure: &Pure) -> Result<Outcome, String> {
+        let recipe = &self.told.recipe;
+        if book.fell {
+            return Err("5: stored was more than can be, though nothing had been merged".to_owned());
+        }
+        if recipe.scenario == Scenario::Translated && book.retractions > 0 {
+            return Err(format!("13: {} rows took back in a prompt world", book.retractions));
+        }
+        let mut outcome = Outcome { worlds: 1, rows: book.rows, ..Outcome::default() };
+        let mut exact = true;
+        for unit in self.units() {
+            let stored = self.stored(book, &unit.entries);
+            let (union, best) = (self.union(&unit.entries), self.best(&unit.entries));
+            let raw = unit.entries.iter().filter_map(|named| book.raw.get(named));
+            let raw: Four = raw.fold([0; 4], |sum, r| std::array::from_fn(|at| sum[at] + r[at]));
+            let say = |what: &str| {
+                Err(format!(
+                    "{what}: flows {:?} stored {stored:?}, passed {union:?}, best {best:?}",
+                    unit.flows
+                ))
+            };
+            if recipe.scenario == Scenario::Single && stored.map(i64::cast_unsigned) != best {
+                return say("1: one observer's readings are not what is stored");
+            }
+            if (0..4).any(|at| stored[at] < best[at].cast_signed()) {
+                return say("4: less than the best observer told");
+            }
+            if (0..4).any(|at| stored[at] > raw[at].cast_signed()) {
+                return say("28: more than all readings grew by");
+            }
+            if !self.is_decidable(&unit) {
+                outcome.undecidable += 1;
+                continue;
+            }
+            if (0..4).any(|at| stored[at] > union[at].cast_signed()) {
+                return say("3: more than passed");
+            }
+            if recipe.scenario.has_a_best_observer() && stored.map(i64::cast_unsigned) != union {
+                // Where the best observer's own readings are missing, others fill in.
+                if best == union {
+                    return say("2: not what passed");
+                }
+            }
+            exact &= stored.map(i64::cast_unsigned) == union;
+            outcome.amounts = outcome.amounts.plus(&Amounts::of(stored, union));
+            outcome.flows += unit.flows.len() as u64;
+        }
+        outcome.exact = u64::from(exact);
+        if recipe.scenario == Scenario::Overlap {
+            self.isolation(pure)?;
+        }
+        if recipe.scenario == Scenario::Reuse {
+            self.generations(book, pure)?;
+        }
+        Ok(outcome)
+    }
+
+    /// 14: entries of different flows are never counted together, and share no path.
+    fn isolation(&self, pure: &Pure) -> Result<(), String> {
+        let units = self.units();
+        for (at, one) in units.iter().enumerate() {
+            for other in &units[at + 1..] {
+                for a in &one.entries {
+                    for b in &other.entries {
+                        let labels = pure.label(a).zip(pure.label(b));
+                        let shared = labels.is_some_and(|(a, b)| a == b);
+                        if pure.together(a, b) || shared {
+                            return Err(format!("14: of different flows, yet one: {a:?} {b:?}"));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// 15: where every host makes a new entry for each use of a tuple, starts are known well, and
+    /// uses lie far apart, each use is one path, and nothing of another is in it.
+    fn generations(&self, book: &Book, pure: &Pure) -> Result<(), String> {
+        let faults = self.told.recipe.faults();
+        let blurred = [Fault::Unmeasured, Fault::Unstamped, Fault::Reboots, Fault::Steps,
+            Fault::Rebase, Fault::Outages, Fault::TornSweeps, Fault::Copies];
+        if blurred.into_iter().any(|fault| faults.has(fault)) {
+            return Ok(());
+        }
+        for (flow, begins) in self.told.site.begins.iter().enumerate() {
+            if self.told.site.flows[flow].tuple.proto != Proto::TCP {
+                continue;
+            }
+            let near = |pair: &[flow::UnixNanos]| pair[1].diff(pair[0]) < 3_000_000_000;
+            if begins.windows(2).any(near) {
+                continue;
+            }
+            let mut paths: HashMap<Label, BTreeSet<u32>> = HashMap::new();
+            let mut uses: HashMap<u32, BTreeSet<Label>> = HashMap::new();
+            let mut whole = true;
+            for (named, place) in &self.places {
+                let entry = &self.told.tables[place.spot].entries[place.entry];
+                let seen = entry.log.iter().flatten();
+                let own: Vec<&super::traffic::Packet> =
+                    seen.map(|seen| &self.told.packets[seen.packet as usize]).collect();
+                if own.first().is_none_or(|packet| packet.flow != flow) {
+                    continue;
+                }
+                let generations: BTreeSet<u32> = own.iter().map(|p| p.generation).collect();
+                whole &= generations.len() == 1 && entry.fresh;
+                let Some(label) = pure.label(named) else { continue };
+                paths.entry(label).or_default().extend(&generations);
+                generations.iter().for_each(|g| { uses.entry(*g).or_default().insert(label); });
+            }
+            if whole && (paths.values().any(|g| g.len() > 1) || uses.values().any(|l| l.len() > 1)) {
+                return Err(format!("15: flow {flow}: paths {paths:?} uses {uses:?} {}", book.rows));
+            }
+        }
+        Ok(())
+    }
+
+    /// 7, 10, 17: the same records with all segments kept, and in another order.
+    pub(super) fn recount(&self, book: &Book, arrivals: &[Arrival], way: Way) -> Result<(), String> {
+        let all = MergeConfig { segments: usize::MAX, ..way.merge };
+        let unlimited = Way { merge: all, ..way };
+        let (full, _) = self.count(arrivals, unlimited)?;
+        let order = post::shuffled(self.told, &self.told.recipe, arrivals);
+        let (other, _) = self.count(&order, unlimited)?;
+        let (thin, _) = self.count(&order, way)?;
+        for unit in self.units().iter().filter(|unit| self.is_decidable(unit)) {
+            let of = |book: &Book| self.stored(book, &unit.entries);
+            let (most, best, union) = (of(&full), self.best(&unit.entries), self.union(&unit.entries));
+            if (0..4).any(|at| of(book)[at] > most[at]) {
+                return Err(format!("17: thinned {:?}, in full {most:?}", of(book)));
+            }
+            let far = |b: &[i64; 4]| (0..4).any(|at| {
+                b[at] > union[at].cast_signed() || b[at] < best[at].cast_signed()
+            });
+            if far(&of(&thin)) || far(&of(&other)) {
+                return Err(format!("7: in another order {:?} (thinned {:?}), passed {union:?}, best \
+                                    {best:?}", of(&other), of(&thin)));
+            }
+            if of(&other) != most {
+                return Err(format!("7: in full {most:?}, in another order {:?}; passed {union:?}, \
+                                    best {best:?}", of(&other)));
+            }
+        }
+        Ok(())
+    }
+
+    /// 6: everything again, under other epochs' names, adds nothing.
+    pub(super) fn again(&self, pure: &mut Pure, arrivals: &[Arrival]) -> Result<(), String> {
+        for arrival in arrivals {
+            let mut sent = self.told.frames[arrival.frame].clone();
+            let rows = pure.arrive(&sent, arrival.session, self.told.end);
+            if !rows.is_empty() {
+                return Err("6: a frame that arrived again was counted".to_owned());
+            }
+            sent.epoch += 1_000_000;
+            let rows = pure.arrive(&sent, arrival.session, self.told.end);
+            let rows = [rows, pure.finish()].concat();
+            let added = |row: &&Row| !row.counted.is_zero() || !row.excess.is_zero();
+            if let Some(row) = rows.iter().find(added) {
+                return Err(format!("6: a reading told again was counted: {row:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// 18, 24: the bounds of every record are true: no packet of its growth passed before its
+    /// `since` or after its `until`.
+    pub(super) fn bounds(&self) -> Result<(), String> {
+        for sent in &self.told.frames {
+            let node = &self.told.nodes[sent.node];
+            let Some(boot) = node.boots.iter().find(|boot| boot.id == sent.interval.boot) else {
+                return Err("a frame of no boot".to_owned());
+            };
+            for record in &sent.records {
+                let Some(entry) = self.entry(&(sent.node, record.entry())) else {
+                    return Err(format!("a record of an entry that never lived: {record:?}"));
+                };
+                let base = record.base();
+                let ends = [(base.orig, record.cum.orig), (base.reply, record.cum.reply)];
+                for (log, (base, cum)) in entry.log.iter().zip(ends) {
+                    let within = |seen: &&super::conntrack::Seen| {
+                        seen.up_to > base.bytes.get() && seen.up_to <= cum.bytes.get()
+                    };
+                    let mut grown = log.iter().filter(within);
+                    let first = grown.next();
+                    let last = grown.next_back().or(first);
+                    let (Some(first), Some(last)) = (first, last) else { continue };
+                    let known = record.since != flow::BootNanos::BOOT;
+                    if known && boot.moment(record.since) > first.at {
+                        return Err(format!("18: since is after the first packet ({:?}): {record:?} \
+                                            of {:?}", boot.time(first.at), sent.interval));
+                    }
+                    if boot.moment(record.until) < last.at {
+                        return Err(format!("18: until is before the last packet ({:?}): {record:?} \
+                                            of {:?}", boot.time(last.at), sent.interval));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An entry's numbers in its flow's directions.
+fn along(entry: &Entry, [op, ob, rp, rb]: Four) -> Four {
+    if entry.reversed { [rp, rb, op, ob] } else { [op, ob, rp, rb] }
+}
