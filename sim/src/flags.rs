@@ -24,6 +24,8 @@ pub(crate) struct Flags {
     nodes: Option<u32>,
     seconds: Option<u32>,
     without: Faults,
+    /// Failing worlds are told record by record.
+    pub(crate) explain: bool,
 }
 
 impl Flags {
@@ -38,8 +40,13 @@ impl Flags {
             nodes: None,
             seconds: None,
             without: Faults::default(),
+            explain: false,
         };
         while let Some(flag) = arguments.next() {
+            if flag == "--explain" {
+                flags.explain = true;
+                continue;
+            }
             let value = arguments.next().unwrap_or_default();
             flags.take(&flag, &value).ok_or_else(|| {
                 let scenarios = Scenario::ALL.map(|(_, name)| name).join("|");
@@ -47,7 +54,7 @@ impl Flags {
                 format!(
                     "usage: sim [--worlds N] [--seed S] [--setting \
                      usual|changing|sqlite|merging]\nof merging worlds: [--scenario {scenarios}] \
-                     [--flows MASK] [--nodes MASK] [--seconds N] [--without {faults}]"
+                     [--flows MASK] [--nodes MASK] [--seconds N] [--without {faults}] [--explain]"
                 )
             })?;
         }

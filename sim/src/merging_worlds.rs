@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use conntracct_sim::merging::{Outcome, Scenario, live, shrink};
+use conntracct_sim::merging::{Outcome, Scenario, explain, live, shrink};
 
 use crate::flags::Flags;
 use crate::{Progress, say};
@@ -29,6 +29,9 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
                 if failed <= SHRUNK {
                     let least = shrink(broken);
                     say(&format!("  smaller: {}: {}", least.recipe, least.what));
+                    if flags.explain {
+                        say(&explain(&least.recipe));
+                    }
                 }
             }
         }

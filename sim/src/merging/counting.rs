@@ -8,7 +8,7 @@ use flow::count::{EntryCount, Growth, Observed};
 use flow::merge::{
     EntryRef, Label, Life, MergeConfig, MergeDraft, Merger, Observer, Scope, Sighting, View, Views,
 };
-use flow::{BootId, BootNanos, Counters, EntryId, NetnsId, Record, RecordFlags, UnixNanos, view};
+use flow::{BootId, BootNanos, Counters, EntryId, NetnsInode, Record, RecordFlags, UnixNanos, view};
 
 use super::node::Sent;
 use super::site::Spot;
@@ -61,7 +61,8 @@ pub(crate) struct Pure {
     spots: Vec<Spot>,
     merger: Merger,
     entries: HashMap<Named, State>,
-    observers: HashMap<(usize, NetnsId), Observer>,
+    /// One for a namespace in all boots of its host: those never see the same packet.
+    observers: HashMap<(usize, NetnsInode), Observer>,
     epochs: HashMap<u32, Epoch>,
     held: VecDeque<(UnixNanos, Linked)>,
     drafts: u64,
@@ -133,14 +134,17 @@ impl Pure {
             let slack = span.map(|span| span.slack).max(start.map(|span| span.slack));
             let life = Life {
                 start: start.filter(|_| first).map(|span| span.until),
-                after: before.filter(|_| first).and_then(|before| basis.convert(before)),
+                // What was told of before, in this epoch or another, is older than its sweeps.
+                after: before
+                    .filter(|_| first && record.base().is_zero())
+                    .and_then(|before| basis.convert(before)),
                 until: span.map(|span| span.until),
                 slack: slack.unwrap_or_default(),
                 ended: record.flags.has(RecordFlags::END),
             };
             let sighting = Sighting {
                 entry,
-                observer: self.observer(sent.node, record.netns),
+                observer: self.observer(sent.node, record.netns.inode),
                 zone: record.zone.0,
                 views: self.views(sent.node, record),
                 life,
@@ -152,7 +156,7 @@ impl Pure {
         Linked { records, node: sent.node }
     }
 
-    fn observer(&mut self, node: usize, netns: NetnsId) -> Observer {
+    fn observer(&mut self, node: usize, netns: NetnsInode) -> Observer {
         let next = Observer(u32::try_from(self.observers.len()).unwrap_or(u32::MAX));
         *self.observers.entry((node, netns)).or_insert(next)
     }
@@ -263,11 +267,14 @@ impl Epoch {
             self.interval = Some(interval.number);
             self.before = self.sweep;
         }
-        let begin = match self.sweep {
-            Some((boot, last)) if boot == interval.boot => last.max(interval.sweep_begin),
-            _ => interval.sweep_begin,
-        };
-        self.sweep = Some((interval.boot, begin));
+        // Only an interval's last part has told all that its sweep showed, and none that paused.
+        if interval.parts != 0 && !interval.paused {
+            let begin = match self.sweep {
+                Some((boot, last)) if boot == interval.boot => last.max(interval.sweep_begin),
+                _ => interval.sweep_begin,
+            };
+            self.sweep = Some((interval.boot, begin));
+        }
         self.before.filter(|(boot, _)| *boot == interval.boot).map(|(_, before)| before)
     }
 }

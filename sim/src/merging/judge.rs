@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flow::merge::{Label, MergeConfig};
-use flow::{Counters, NetnsId, Proto};
+use flow::{Counters, NetnsInode, Proto};
 
 use super::conntrack::Entry;
 use super::counting::{Counting, Named, Pure, Row, Way};
@@ -173,12 +173,12 @@ impl<'t> Judge<'t> {
 
     /// What the best observer of each component has told.
     fn best(&self, entries: &[Named]) -> Four {
-        let mut of: HashMap<(usize, NetnsId), Four> = HashMap::new();
+        let mut of: HashMap<(usize, NetnsInode), Four> = HashMap::new();
         for named in entries {
             let (Some(entry), Some(reached)) = (self.entry(named), self.reached.get(named)) else {
                 continue;
             };
-            let sum = of.entry((named.0, named.1.netns)).or_default();
+            let sum = of.entry((named.0, named.1.netns.inode)).or_default();
             let four = along(entry, reached.components());
             (0..4).for_each(|at| sum[at] += four[at]);
         }

@@ -28,6 +28,7 @@
 
 mod conntrack;
 mod counting;
+mod explain;
 mod judge;
 mod node;
 mod outcome;
@@ -74,6 +75,14 @@ pub fn live(recipe: &Recipe) -> Result<Outcome, Broken> {
     outcome.happened = Happened { merged, drafts_dropped: dropped, ..told.happened };
     outcome.happened.retractions = book.retractions();
     Ok(outcome)
+}
+
+/// What a world tells, record by record, and what each counts for.
+#[must_use]
+pub fn explain(recipe: &Recipe) -> String {
+    let mut told = Told::live(*recipe);
+    let arrivals = post::deliver(&mut told);
+    explain::explain(&told, &arrivals, way(recipe))
 }
 
 fn way(recipe: &Recipe) -> Way {

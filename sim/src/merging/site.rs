@@ -358,7 +358,9 @@ impl Builder<'_> {
         let rough = matches!(scenario, Scenario::Full | Scenario::Partial);
         for number in 0..self.site.flows.len() {
             let mut rng = self.recipe.stream(Part::Packets, number);
-            let begin = BEGIN.plus(seconds(rng.random_range(0.0..20.0)));
+            // Some flows are older than the first sweep.
+            let first = if reuse { 25.0..45.0 } else { 0.0..45.0 };
+            let begin = BEGIN.plus(seconds(rng.random_range(first)));
             let generations = match (reuse, rough) {
                 (true, _) => rng.random_range(2..5),
                 (_, true) => rng.random_range(1..4),
