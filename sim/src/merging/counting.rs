@@ -134,10 +134,8 @@ impl Pure {
             let slack = span.map(|span| span.slack).max(start.map(|span| span.slack));
             let life = Life {
                 start: start.filter(|_| first).map(|span| span.until),
-                // What was told of before, in this epoch or another, is older than its sweeps.
-                after: before
-                    .filter(|_| first && record.base().is_zero())
-                    .and_then(|before| basis.convert(before)),
+                // Where the node had told of it before, in this epoch or another, it is older.
+                after: span.filter(|_| first && record.base().is_zero()).and_then(|s| s.since),
                 until: span.map(|span| span.until),
                 slack: slack.unwrap_or_default(),
                 ended: record.flags.has(RecordFlags::END),
