@@ -464,7 +464,7 @@ mod tests {
             let weight = heaviest(full.iter_mut());
             let mut thin = full.clone();
             thin.iter_mut().for_each(|lane| lane.thin(Lane::SEGMENTS));
-            prop_assert!(thin.iter().all(|lane| lane.segments.len() <= Lane::SEGMENTS));
+            prop_assert!(thin.iter().all(|lane| lane.timed() <= Lane::SEGMENTS));
             prop_assert_eq!(heaviest(thin.iter_mut()), weight);
             if on < full.len() {
                 full[on].push(more);
