@@ -181,13 +181,6 @@ impl Merger {
         self.by_entry.get(&entry).copied()
     }
 
-    /// Whether an entry's directions are its group's the other way round.
-    #[must_use]
-    pub fn is_flipped(&self, entry: EntryRef) -> bool {
-        let group = self.group_of(entry).and_then(|no| self.group(no));
-        group.and_then(|group| group.member(entry)).is_some_and(|member| member.flip)
-    }
-
     /// Whether two entries are counted together.
     #[must_use]
     pub fn together(&self, one: EntryRef, other: EntryRef) -> bool {

@@ -17,15 +17,15 @@ use super::site::Spot;
 pub(crate) type Named = (usize, EntryId);
 
 /// What a record counted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) entry: Named,
     /// What its observer grew by.
     pub(crate) raw: Counters,
     /// What the flow grew by, in the record's directions.
     pub(crate) counted: Counters,
-    /// What is taken back, in the record's directions.
-    pub(crate) excess: Counters,
+    /// What is taken back of which entry, in its directions.
+    pub(crate) back: Vec<(Named, Counters)>,
     /// Stored was more than can be, and nothing had been merged.
     pub(crate) fell: bool,
 }
@@ -61,6 +61,8 @@ pub(crate) struct Pure {
     spots: Vec<Spot>,
     merger: Merger,
     entries: HashMap<Named, State>,
+    /// By number, from 1.
+    names: Vec<Named>,
     /// One for a namespace in all boots of its host: those never see the same packet.
     observers: HashMap<(usize, NetnsInode), Observer>,
     epochs: HashMap<u32, Epoch>,
@@ -100,6 +102,7 @@ impl Pure {
             spots: spots.to_vec(),
             merger: Merger::new(way.merge, [3, 4], Label(0)),
             entries: HashMap::new(),
+            names: Vec::new(),
             observers: HashMap::new(),
             epochs: HashMap::new(),
             held: VecDeque::new(),
@@ -129,6 +132,9 @@ impl Pure {
                 let count = EntryCount { start, ..EntryCount::default() };
                 State { entry: next, count }
             });
+            if first {
+                self.names.push(named);
+            }
             let entry = state.entry;
             let span = basis.span(record.since, record.until);
             let slack = span.map(|span| span.slack).max(start.map(|span| span.slack));
@@ -147,6 +153,8 @@ impl Pure {
                 views: self.views(sent.node, record),
                 life,
                 fresh: record.flags.has(RecordFlags::FRESH),
+                label: None,
+                told: true,
             };
             self.merger.link(&sighting);
             records.push((*record, span));
@@ -213,15 +221,20 @@ impl Pure {
             let (next, growth) = count.count(&observed);
             *count = next;
             let Growth { growth, span, .. } = growth;
-            let counted = self.merger.count(&mut draft, state.entry, growth, span);
-            let turned = self.merger.is_flipped(state.entry);
-            let excess = counted.excess;
-            let excess = match turned {
-                true => Counters { orig: excess.reply, reply: excess.orig },
-                false => excess,
+            let counted = self.merger.count(&mut draft, None, state.entry, growth, span);
+            let named_of = |entry: EntryRef| {
+                let place = usize::try_from(entry.0 - 1).unwrap_or(usize::MAX);
+                self.names.get(place).copied()
             };
-            let (entry, raw) = (named, growth);
-            rows.push(Row { entry, raw, counted: counted.counted, excess, fell: counted.fell });
+            let back = counted.back.iter();
+            let back = back.filter_map(|back| Some((named_of(back.entry)?, back.counters)));
+            rows.push(Row {
+                entry: named,
+                raw: growth,
+                counted: counted.counted,
+                back: back.collect(),
+                fell: counted.fell,
+            });
         }
         (draft, moved, rows)
     }

@@ -61,12 +61,16 @@ pub(super) fn explain(told: &Told, arrivals: &[Arrival], way: Way) -> String {
 
 fn say(text: &mut String, names: &HashMap<Named, usize>, row: &Row) {
     let packets = |of: flow::Counters| (of.orig.packets.get(), of.reply.packets.get());
+    let of = |(named, back): &(Named, flow::Counters)| {
+        format!(" back {:?} of {:?}", packets(*back), names.get(named))
+    };
+    let back: String = row.back.iter().map(of).collect();
     let _written = writeln!(
         text,
-        "         counted: entry {:?} raw {:?} counted {:?} back {:?}",
+        "         counted: entry {:?} raw {:?} counted {:?}{}",
         names.get(&row.entry),
         packets(row.raw),
         packets(row.counted),
-        packets(row.excess)
+        back
     );
 }

@@ -101,15 +101,18 @@ impl<'t> Judge<'t> {
             let entry = self.entry(&row.entry).ok_or("a row of an entry that never lived")?;
             let stored = book.stored.entry(row.entry).or_default();
             let counted = along(entry, row.counted.components());
-            let excess = along(entry, row.excess.components());
-            for at in 0..4 {
-                stored[at] += counted[at].cast_signed() - excess[at].cast_signed();
+            (0..4).for_each(|at| stored[at] += counted[at].cast_signed());
+            for (named, back) in &row.back {
+                let entry = self.entry(named).ok_or("taken back of an entry that never lived")?;
+                let stored = book.stored.entry(*named).or_default();
+                let back = along(entry, back.components());
+                (0..4).for_each(|at| stored[at] -= back[at].cast_signed());
             }
             let raw = book.raw.entry(row.entry).or_default();
             let grown = along(entry, row.raw.components());
             (0..4).for_each(|at| raw[at] += grown[at]);
             book.rows += 1;
-            book.retractions += u64::from(!row.excess.is_zero());
+            book.retractions += row.back.len() as u64;
             book.fell |= row.fell;
         }
         Ok(())
@@ -357,7 +360,7 @@ impl<'t> Judge<'t> {
             sent.epoch += 1_000_000;
             let rows = pure.arrive(&sent, arrival.session, self.told.end);
             let rows = [rows, pure.finish()].concat();
-            let added = |row: &&Row| !row.counted.is_zero() || !row.excess.is_zero();
+            let added = |row: &&Row| !row.counted.is_zero() || !row.back.is_empty();
             if let Some(row) = rows.iter().find(added) {
                 return Err(format!("6: a reading told again was counted: {row:?}"));
             }
