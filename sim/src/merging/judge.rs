@@ -284,7 +284,7 @@ impl<'t> Judge<'t> {
     fn generations(&self, book: &Book, pure: &Pure) -> Result<(), String> {
         let faults = self.told.recipe.faults();
         let blurred = [Fault::Unmeasured, Fault::Unstamped, Fault::Reboots, Fault::Steps,
-            Fault::Rebase, Fault::Outages, Fault::TornSweeps, Fault::Copies];
+            Fault::Rebase, Fault::Outages, Fault::TornSweeps, Fault::Copies, Fault::Pause];
         if blurred.into_iter().any(|fault| faults.has(fault)) {
             return Ok(());
         }

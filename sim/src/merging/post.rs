@@ -33,6 +33,7 @@ pub(crate) fn deliver(told: &mut Told) -> Vec<Arrival> {
     for (frame, at) in moments.iter().enumerate() {
         let sent = &told.frames[frame];
         let lost = told.lost.iter().any(|(epoch, by)| *epoch == sent.epoch && at >= by);
+        told.happened.lost += u64::from(lost);
         if !lost && recipe.has_node(sent.node) {
             arrivals.push(Arrival { at: *at, frame, session: session(told, sent.node, *at) });
         }

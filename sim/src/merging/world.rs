@@ -36,8 +36,8 @@ pub struct Happened {
     pub outages: u64,
     /// Epochs begun without baselines.
     pub rebases: u64,
-    /// Spools that were lost with frames in them.
-    pub lost_spools: u64,
+    /// Frames that were lost with their spool.
+    pub lost: u64,
     /// Frames told again under another epoch's name.
     pub copied: u64,
     /// Frames that arrived twice.
@@ -71,7 +71,7 @@ impl Happened {
         [
             ("outages", self.outages),
             ("rebases", self.rebases),
-            ("spools lost", self.lost_spools),
+            ("frames lost", self.lost),
             ("frames copied", self.copied),
             ("frames twice", self.duplicates),
             ("clock steps", self.steps),
@@ -93,7 +93,7 @@ impl Happened {
         Self {
             outages: self.outages + other.outages,
             rebases: self.rebases + other.rebases,
-            lost_spools: self.lost_spools + other.lost_spools,
+            lost: self.lost + other.lost,
             copied: self.copied + other.copied,
             duplicates: self.duplicates + other.duplicates,
             steps: self.steps + other.steps,
