@@ -2,15 +2,17 @@
 //! of the list in the module's text.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 
 use flow::merge::{Label, MergeConfig};
-use flow::{Counters, NetnsInode, Proto};
+use flow::{Counters, NetnsId, Proto};
 
 use super::conntrack::Entry;
 use super::counting::{Counting, Named, Pure, Row, Way};
 use super::outcome::{Amounts, Outcome};
 use super::post::{self, Arrival};
 use super::recipe::{Fault, Scenario};
+use super::stored::Sums;
 use super::world::Told;
 
 /// Packets and bytes there, then back.
@@ -176,12 +178,16 @@ impl<'t> Judge<'t> {
 
     /// What the best observer of each component has told.
     fn best(&self, entries: &[Named]) -> Four {
-        let mut of: HashMap<(usize, NetnsInode), Four> = HashMap::new();
+        self.best_of(entries, |netns| netns.inode)
+    }
+
+    fn best_of<K: Eq + Hash>(&self, entries: &[Named], key: impl Fn(NetnsId) -> K) -> Four {
+        let mut of: HashMap<(usize, K), Four> = HashMap::new();
         for named in entries {
             let (Some(entry), Some(reached)) = (self.entry(named), self.reached.get(named)) else {
                 continue;
             };
-            let sum = of.entry((named.0, named.1.netns.inode)).or_default();
+            let sum = of.entry((named.0, key(named.1.netns))).or_default();
             let four = along(entry, reached.components());
             (0..4).for_each(|at| sum[at] += four[at]);
         }
@@ -344,6 +350,39 @@ impl<'t> Judge<'t> {
             if of(&other) != most {
                 return Err(format!("7: in full {most:?}, in another order {:?}; passed {union:?}, \
                                     best {best:?}", of(&other)));
+            }
+        }
+        Ok(())
+    }
+
+    /// 8, 9, 21, 26: the aggregator's own counting and commits, whatever becomes of COMMITs and
+    /// of its process: each observer's readings are stored once, and what is counted of them is
+    /// within 3 and 4.
+    pub(super) fn stored_within(&self, sums: &BTreeMap<Named, Sums>) -> Result<(), String> {
+        for (named, sum) in sums {
+            let reached = self.reached.get(named).copied().unwrap_or_default();
+            if sum.raw != reached {
+                return Err(format!("21: of {named:?} {:?} is stored, {reached:?} was told", sum.raw));
+            }
+        }
+        for unit in self.units() {
+            let mut stored = [0; 4];
+            for named in &unit.entries {
+                let (Some(entry), Some(sum)) = (self.entry(named), sums.get(named)) else { continue };
+                let counted = along(entry, sum.counted.components());
+                let back = along(entry, sum.back.components());
+                (0..4).for_each(|at| stored[at] += counted[at].cast_signed() - back[at].cast_signed());
+            }
+            // A host that was booted again is another observer there.
+            let best = self.best_of(&unit.entries, |netns| netns);
+            let union = self.union(&unit.entries);
+            let under = (0..4).any(|at| stored[at] < best[at].cast_signed());
+            let over = (0..4).any(|at| stored[at] > union[at].cast_signed());
+            if under || over && self.is_decidable(&unit) {
+                return Err(format!(
+                    "8: flows {:?} stored {stored:?}, passed {union:?}, best {best:?}",
+                    unit.flows
+                ));
             }
         }
         Ok(())

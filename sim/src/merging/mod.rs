@@ -12,6 +12,8 @@
 //!  6. A frame that arrives again adds no row, a reading that is told again counts for nothing.
 //!  7. Any order that keeps each host's own gives the same totals where all segments are kept, and
 //!     totals within 3 and 4 where they are thinned.
+//!  8. Whenever the aggregator dies, what is stored in the end is within 3 and 4; 9: also where it
+//!     was forgotten and read again.
 //! 10. A handover costs at most the smaller of the two growths that overlap.
 //! 13. A gateway between two routers: exact, however late; nothing is taken back where it is
 //!     prompt.
@@ -20,8 +22,10 @@
 //!     are good.
 //! 17. Thinning never raises a total.
 //! 18. The bounds of every record are true (24: also where the spool pauses).
+//! 21. What each observer told is stored once, whatever of it is counted.
 //! 22. Packets and bytes are maxima of their own: some hosts join packets before they count them.
-//! 26. A draft that is thrown away and made again comes out the same.
+//! 26. A draft that is thrown away and made again comes out the same; COMMITs may be refused,
+//!     lost, or kept without an answer.
 //! 28. No total exceeds the sum of all growth.
 //!
 //! 11, 12, 16, 19 and 23 follow from 2, 3 and 4 in the scenarios that are about them.
@@ -36,6 +40,7 @@ mod post;
 mod recipe;
 mod shrink;
 mod site;
+mod stored;
 mod traffic;
 mod world;
 
@@ -52,6 +57,7 @@ pub use world::Happened;
 use counting::Way;
 use judge::Judge;
 use recipe::Part;
+use stored::Trouble;
 use world::Told;
 
 /// Lives through one world and looks at everything.
@@ -72,8 +78,16 @@ pub fn live(recipe: &Recipe) -> Result<Outcome, Broken> {
         judge.recount(&book, &arrivals, way).map_err(broken)?;
         judge.again(&mut pure, &arrivals).map_err(broken)?;
     }
+    let mut trouble = Trouble::default();
+    if recipe.seed % RECOUNTED == 1 {
+        let (sums, met) = stored::store(&told, &arrivals).map_err(broken)?;
+        judge.stored_within(&sums).map_err(broken)?;
+        trouble = met;
+    }
     outcome.happened = Happened { merged, drafts_dropped: dropped, ..told.happened };
     outcome.happened.retractions = book.retractions();
+    outcome.happened.commit_faults = trouble.commits;
+    outcome.happened.crashes = trouble.crashes;
     Ok(outcome)
 }
 
@@ -93,7 +107,7 @@ fn way(recipe: &Recipe) -> Way {
     Way { merge: MergeConfig::default(), hold: Duration::from_secs(hold), dropped }
 }
 
-/// Of so many worlds one is counted again in other ways.
+/// Of so many worlds one is counted again in other ways, and another one by the aggregator.
 const RECOUNTED: u64 = 4;
 
 /// The longest interval of any node here, and 5 s.

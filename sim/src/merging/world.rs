@@ -58,6 +58,10 @@ pub struct Happened {
     pub packets_lost: u64,
     /// Changes that were drafted and thrown away.
     pub drafts_dropped: u64,
+    /// COMMITs that were refused, lost, or kept without an answer.
+    pub commit_faults: u64,
+    /// Times the aggregator died.
+    pub crashes: u64,
     /// Groups that turned out to be one.
     pub merged: u64,
     /// Rows that took something back.
@@ -67,7 +71,7 @@ pub struct Happened {
 impl Happened {
     /// Every number with its name.
     #[must_use]
-    pub const fn all(&self) -> [(&'static str, u64); 15] {
+    pub const fn all(&self) -> [(&'static str, u64); 17] {
         [
             ("outages", self.outages),
             ("rebases", self.rebases),
@@ -82,6 +86,8 @@ impl Happened {
             ("tuples used again", self.used_again),
             ("packets lost", self.packets_lost),
             ("drafts dropped", self.drafts_dropped),
+            ("commits gone wrong", self.commit_faults),
+            ("aggregator crashes", self.crashes),
             ("groups merged", self.merged),
             ("retractions", self.retractions),
         ]
@@ -104,6 +110,8 @@ impl Happened {
             used_again: self.used_again + other.used_again,
             packets_lost: self.packets_lost + other.packets_lost,
             drafts_dropped: self.drafts_dropped + other.drafts_dropped,
+            commit_faults: self.commit_faults + other.commit_faults,
+            crashes: self.crashes + other.crashes,
             merged: self.merged + other.merged,
             retractions: self.retractions + other.retractions,
         }
