@@ -31,6 +31,8 @@
 //! 11, 12, 16, 19 and 23 follow from 2, 3 and 4 in the scenarios that are about them.
 
 mod conntrack;
+#[cfg(test)]
+mod counterexamples;
 mod counting;
 mod explain;
 mod judge;
