@@ -95,7 +95,10 @@ impl Flags {
             Some(scenario) => (scenario, number),
             None => {
                 let place = usize::try_from(number % all).unwrap_or_default();
-                (Scenario::ALL.get(place).map_or(Scenario::Single, |(named, _)| *named), number / all)
+                (
+                    Scenario::ALL.get(place).map_or(Scenario::Single, |(named, _)| *named),
+                    number / all,
+                )
             }
         };
         let whole = Recipe::new(scenario, self.seed.wrapping_add(seed));

@@ -355,8 +355,9 @@ mod tests {
 
     #[test]
     fn an_entry_told_of_after_its_successor_comes_before_it() {
-        let of = |entry, since, until, packets| {
-            Segment { entry: Some(EntryRef(entry)), ..seconds(since, until, packets) }
+        let of = |entry, since, until, packets| Segment {
+            entry: Some(EntryRef(entry)),
+            ..seconds(since, until, packets)
         };
         // B saw three packets; A's second entry saw the last one, its first entry the first, and
         // that is told of hours later, from an older spool.
@@ -375,8 +376,9 @@ mod tests {
 
     #[test]
     fn growth_before_a_join_of_several_entries_is_joined_with_it() {
-        let of = |entry, since, until, packets| {
-            Segment { entry: Some(EntryRef(entry)), ..seconds(since, until, packets) }
+        let of = |entry, since, until, packets| Segment {
+            entry: Some(EntryRef(entry)),
+            ..seconds(since, until, packets)
         };
         // B saw everything. A tells its last entry first, then the one before it.
         let b = lane(&[seconds(0, 10, 1), seconds(20, 30, 1), seconds(40, 50, 1)]);
@@ -426,10 +428,9 @@ mod tests {
             until: UnixNanos((since + length) * 1_000_000_000),
             slack: Duration::from_millis(slack),
         });
-        (prop::option::weighted(0.95, span), 1_u64..100, 1_u64..100)
-            .prop_map(|(span, packets, bytes)| {
-                Segment::new(EntryRef(1), span, Tally::new(packets, bytes))
-            })
+        (prop::option::weighted(0.95, span), 1_u64..100, 1_u64..100).prop_map(
+            |(span, packets, bytes)| Segment::new(EntryRef(1), span, Tally::new(packets, bytes)),
+        )
     }
 
     fn any_lanes() -> impl Strategy<Value = Vec<Lane>> {

@@ -161,7 +161,8 @@ impl Conntrack {
         let mut found = self.by_tuple.get(&tuple).copied();
         if let Some(at) = found {
             let entry = &self.entries[at];
-            let used_again = packet.kind == Kind::Syn && entry.state >= State::TimeWait
+            let used_again = packet.kind == Kind::Syn
+                && entry.state >= State::TimeWait
                 && entry.state <= State::Closed;
             if self.is_over(at, now) || used_again {
                 self.end(at, now, stamp);

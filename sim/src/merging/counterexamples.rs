@@ -70,7 +70,8 @@ impl Read {
 
     fn record(&self) -> Record {
         let Entry { node, start, inside, outside, fresh } = self.entry;
-        let counters = |(there, back): (u64, u64)| Counters::new(there, there * 100, back, back * 100);
+        let counters =
+            |(there, back): (u64, u64)| Counters::new(there, there * 100, back, back * 100);
         let flags = RecordFlags::default()
             .with_if(RecordFlags::FRESH, fresh)
             .with_if(RecordFlags::END, self.ended);

@@ -8,7 +8,9 @@ use flow::count::{EntryCount, Growth, Observed};
 use flow::merge::{
     EntryRef, Label, Life, MergeConfig, MergeDraft, Merger, Observer, Scope, Sighting, View, Views,
 };
-use flow::{BootId, BootNanos, Counters, EntryId, NetnsInode, Record, RecordFlags, UnixNanos, view};
+use flow::{
+    BootId, BootNanos, Counters, EntryId, NetnsInode, Record, RecordFlags, UnixNanos, view,
+};
 
 use super::node::Sent;
 use super::site::Spot;
@@ -22,6 +24,8 @@ pub(crate) struct Row {
     pub(crate) entry: Named,
     /// What its observer grew by.
     pub(crate) raw: Counters,
+    /// When.
+    pub(crate) span: Option<Span>,
     /// What the flow grew by, in the record's directions.
     pub(crate) counted: Counters,
     /// What is taken back of which entry, in its directions.
@@ -231,6 +235,7 @@ impl Pure {
             rows.push(Row {
                 entry: named,
                 raw: growth,
+                span,
                 counted: counted.counted,
                 back: back.collect(),
                 fell: counted.fell,
@@ -291,7 +296,12 @@ impl Epoch {
 }
 
 /// The start of an entry as a time, where the frame that brings a record of it confirms it.
-fn start_of(record: &Record, sent: &Sent, basis: &Basis, before: Option<BootNanos>) -> Option<Span> {
+fn start_of(
+    record: &Record,
+    sent: &Sent,
+    basis: &Basis,
+    before: Option<BootNanos>,
+) -> Option<Span> {
     let start = record.birth.start()?;
     let born = clock::kernel_start(&sent.interval.clock, start, before, record.until)?;
     basis.span(born, born)

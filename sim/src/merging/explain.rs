@@ -49,7 +49,11 @@ pub(super) fn explain(told: &Told, arrivals: &[Arrival], way: Way) -> String {
                 if record.flags.has(RecordFlags::END) { " end" } else { "" },
                 if record.flags.has(RecordFlags::FRESH) { " fresh" } else { "" },
                 pure.label(&named),
-                if flow::view::is_translated(&record.orig, &record.reply) { "translated" } else { "" },
+                if flow::view::is_translated(&record.orig, &record.reply) {
+                    "translated"
+                } else {
+                    ""
+                },
             );
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
 use flow::merge::{Label, MergeConfig};
-use flow::{Counters, NetnsId, Proto};
+use flow::{Counters, NetnsId, NetnsInode, Proto, UnixNanos};
 
 use super::conntrack::Entry;
 use super::counting::{Counting, Named, Pure, Row, Way};
@@ -32,8 +32,30 @@ pub(super) struct Book {
     raw: HashMap<Named, Four>,
     retractions: u64,
     fell: bool,
-    /// A row added and took back.
     rows: u64,
+    grown: Vec<Grown>,
+}
+
+/// One growth in its flow's directions, and between which moments it was, as sure as clocks are.
+#[derive(Clone, Copy, Debug)]
+struct Grown {
+    entry: Named,
+    growth: Four,
+    since: Option<UnixNanos>,
+    until: Option<UnixNanos>,
+}
+
+impl Grown {
+    fn observer(&self) -> (usize, NetnsInode) {
+        (self.entry.0, self.entry.1.netns.inode)
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let before = |one: &Self, other: &Self| {
+            one.until.zip(other.since).is_some_and(|(until, since)| until <= since)
+        };
+        self.observer() != other.observer() && !before(self, other) && !before(other, self)
+    }
 }
 
 /// An entry's place among the tables.
@@ -114,6 +136,21 @@ impl<'t> Judge<'t> {
             let grown = along(entry, row.raw.components());
             (0..4).for_each(|at| raw[at] += grown[at]);
             book.rows += 1;
+            if !row.raw.is_zero() {
+                let bounds = row.span.map(|span| {
+                    let slack = span.slack.saturating_mul(2);
+                    (span.since.map(|since| since.minus(slack)), span.until.plus(slack))
+                });
+                // What grew at an unknown time becomes part of the next growth.
+                let last = book.grown.iter().rfind(|grown| grown.entry == row.entry);
+                let known = last.is_none_or(|last| last.until.is_some());
+                book.grown.push(Grown {
+                    entry: row.entry,
+                    growth: grown,
+                    since: bounds.filter(|_| known).and_then(|(since, _)| since),
+                    until: bounds.map(|(_, until)| until),
+                });
+            }
             book.retractions += row.back.len() as u64;
             book.fell |= row.fell;
         }
@@ -289,8 +326,17 @@ impl<'t> Judge<'t> {
     /// uses lie far apart, each use is one path, and nothing of another is in it.
     fn generations(&self, book: &Book, pure: &Pure) -> Result<(), String> {
         let faults = self.told.recipe.faults();
-        let blurred = [Fault::Unmeasured, Fault::Unstamped, Fault::Reboots, Fault::Steps,
-            Fault::Rebase, Fault::Outages, Fault::TornSweeps, Fault::Copies, Fault::Pause];
+        let blurred = [
+            Fault::Unmeasured,
+            Fault::Unstamped,
+            Fault::Reboots,
+            Fault::Steps,
+            Fault::Rebase,
+            Fault::Outages,
+            Fault::TornSweeps,
+            Fault::Copies,
+            Fault::Pause,
+        ];
         if blurred.into_iter().any(|fault| faults.has(fault)) {
             return Ok(());
         }
@@ -298,7 +344,7 @@ impl<'t> Judge<'t> {
             if self.told.site.flows[flow].tuple.proto != Proto::TCP {
                 continue;
             }
-            let near = |pair: &[flow::UnixNanos]| pair[1].diff(pair[0]) < 3_000_000_000;
+            let near = |pair: &[UnixNanos]| pair[1].diff(pair[0]) < 3_000_000_000;
             if begins.windows(2).any(near) {
                 continue;
             }
@@ -317,17 +363,49 @@ impl<'t> Judge<'t> {
                 whole &= generations.len() == 1 && entry.fresh;
                 let Some(label) = pure.label(named) else { continue };
                 paths.entry(label).or_default().extend(&generations);
-                generations.iter().for_each(|g| { uses.entry(*g).or_default().insert(label); });
+                generations.iter().for_each(|g| {
+                    uses.entry(*g).or_default().insert(label);
+                });
             }
-            if whole && (paths.values().any(|g| g.len() > 1) || uses.values().any(|l| l.len() > 1)) {
-                return Err(format!("15: flow {flow}: paths {paths:?} uses {uses:?} {}", book.rows));
+            if whole && (paths.values().any(|g| g.len() > 1) || uses.values().any(|l| l.len() > 1))
+            {
+                return Err(format!(
+                    "15: flow {flow}: paths {paths:?} uses {uses:?} {}",
+                    book.rows
+                ));
             }
         }
         Ok(())
     }
 
+    /// 10: of what grew no more is missing than, of each two growths of different observers that
+    /// may overlap, the smaller one: without those nothing that is left overlaps.
+    fn handovers(&self, unit: &Unit, full: &Book) -> Result<(), String> {
+        let own = |grown: &&Grown| unit.entries.contains(&grown.entry);
+        let grown: Vec<&Grown> = full.grown.iter().filter(own).collect();
+        let mut least = [0_i64; 4];
+        for (at, one) in grown.iter().enumerate() {
+            let overlapping = grown[at + 1..].iter().filter(|other| one.overlaps(other));
+            let mut lost = [0; 4];
+            for other in overlapping {
+                (0..4).for_each(|c| lost[c] += one.growth[c].min(other.growth[c]));
+            }
+            (0..4).for_each(|c| least[c] += one.growth[c].cast_signed() - lost[c].cast_signed());
+        }
+        let stored = self.stored(full, &unit.entries);
+        match (0..4).any(|at| stored[at] < least[at]) {
+            true => Err(format!("10: in full {stored:?}, handovers leave {least:?} at least")),
+            false => Ok(()),
+        }
+    }
+
     /// 7, 10, 17: the same records with all segments kept, and in another order.
-    pub(super) fn recount(&self, book: &Book, arrivals: &[Arrival], way: Way) -> Result<(), String> {
+    pub(super) fn recount(
+        &self,
+        book: &Book,
+        arrivals: &[Arrival],
+        way: Way,
+    ) -> Result<(), String> {
         let all = MergeConfig { segments: usize::MAX, ..way.merge };
         let unlimited = Way { merge: all, ..way };
         let (full, _) = self.count(arrivals, unlimited)?;
@@ -336,20 +414,29 @@ impl<'t> Judge<'t> {
         let (thin, _) = self.count(&order, way)?;
         for unit in self.units().iter().filter(|unit| self.is_decidable(unit)) {
             let of = |book: &Book| self.stored(book, &unit.entries);
-            let (most, best, union) = (of(&full), self.best(&unit.entries), self.union(&unit.entries));
+            let (most, best, union) =
+                (of(&full), self.best(&unit.entries), self.union(&unit.entries));
+            self.handovers(unit, &full)?;
             if (0..4).any(|at| of(book)[at] > most[at]) {
                 return Err(format!("17: thinned {:?}, in full {most:?}", of(book)));
             }
-            let far = |b: &[i64; 4]| (0..4).any(|at| {
-                b[at] > union[at].cast_signed() || b[at] < best[at].cast_signed()
-            });
+            let far = |b: &[i64; 4]| {
+                (0..4).any(|at| b[at] > union[at].cast_signed() || b[at] < best[at].cast_signed())
+            };
             if far(&of(&thin)) || far(&of(&other)) {
-                return Err(format!("7: in another order {:?} (thinned {:?}), passed {union:?}, best \
-                                    {best:?}", of(&other), of(&thin)));
+                return Err(format!(
+                    "7: in another order {:?} (thinned {:?}), passed {union:?}, best \
+                                    {best:?}",
+                    of(&other),
+                    of(&thin)
+                ));
             }
             if of(&other) != most {
-                return Err(format!("7: in full {most:?}, in another order {:?}; passed {union:?}, \
-                                    best {best:?}", of(&other)));
+                return Err(format!(
+                    "7: in full {most:?}, in another order {:?}; passed {union:?}, \
+                                    best {best:?}",
+                    of(&other)
+                ));
             }
         }
         Ok(())
@@ -362,16 +449,23 @@ impl<'t> Judge<'t> {
         for (named, sum) in sums {
             let reached = self.reached.get(named).copied().unwrap_or_default();
             if sum.raw != reached {
-                return Err(format!("21: of {named:?} {:?} is stored, {reached:?} was told", sum.raw));
+                return Err(format!(
+                    "21: of {named:?} {:?} is stored, {reached:?} was told",
+                    sum.raw
+                ));
             }
         }
         for unit in self.units() {
             let mut stored = [0; 4];
             for named in &unit.entries {
-                let (Some(entry), Some(sum)) = (self.entry(named), sums.get(named)) else { continue };
+                let (Some(entry), Some(sum)) = (self.entry(named), sums.get(named)) else {
+                    continue;
+                };
                 let counted = along(entry, sum.counted.components());
                 let back = along(entry, sum.back.components());
-                (0..4).for_each(|at| stored[at] += counted[at].cast_signed() - back[at].cast_signed());
+                (0..4).for_each(|at| {
+                    stored[at] += counted[at].cast_signed() - back[at].cast_signed()
+                });
             }
             // A host that was booted again is another observer there.
             let best = self.best_of(&unit.entries, |netns| netns);
@@ -431,12 +525,20 @@ impl<'t> Judge<'t> {
                     let (Some(first), Some(last)) = (first, last) else { continue };
                     let known = record.since != flow::BootNanos::BOOT;
                     if known && boot.moment(record.since) > first.at {
-                        return Err(format!("18: since is after the first packet ({:?}): {record:?} \
-                                            of {:?}", boot.time(first.at), sent.interval));
+                        return Err(format!(
+                            "18: since is after the first packet ({:?}): {record:?} \
+                                            of {:?}",
+                            boot.time(first.at),
+                            sent.interval
+                        ));
                     }
                     if boot.moment(record.until) < last.at {
-                        return Err(format!("18: until is before the last packet ({:?}): {record:?} \
-                                            of {:?}", boot.time(last.at), sent.interval));
+                        return Err(format!(
+                            "18: until is before the last packet ({:?}): {record:?} \
+                                            of {:?}",
+                            boot.time(last.at),
+                            sent.interval
+                        ));
                     }
                 }
             }

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use flow::record::{ClockPair, MeasuredOffset};
 use flow::table::{BaselineSet, EmitMode, FlowTable, SweepEnd, TableLimits};
-use flow::{
-    BootId, BootNanos, ClockOffset, Interval, NetnsInode, Reading, Record, UnixNanos,
-};
+use flow::{BootId, BootNanos, ClockOffset, Interval, NetnsInode, Reading, Record, UnixNanos};
 
 /// A frame.
 #[derive(Clone, Debug)]

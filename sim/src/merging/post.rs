@@ -43,7 +43,8 @@ pub(crate) fn deliver(told: &mut Told) -> Vec<Arrival> {
         for number in 0..arrivals.len() {
             let (twice, later) = (rng.random_bool(0.1), rng.random_range(0.0..600.0));
             if twice {
-                let again = Arrival { at: arrivals[number].at.plus(seconds(later)), ..arrivals[number] };
+                let again =
+                    Arrival { at: arrivals[number].at.plus(seconds(later)), ..arrivals[number] };
                 told.happened.duplicates += 1;
                 arrivals.push(again);
             }
@@ -119,7 +120,8 @@ fn session(told: &Told, node: usize, at: UnixNanos) -> Option<SessionClock> {
 fn copies(told: &mut Told, arrivals: &mut Vec<Arrival>) {
     let mut rng = told.recipe.stream(Part::Copy, 0);
     for node in 0..told.nodes.len() {
-        let own: Vec<usize> = (0..told.frames.len()).filter(|n| told.frames[*n].node == node).collect();
+        let own: Vec<usize> =
+            (0..told.frames.len()).filter(|n| told.frames[*n].node == node).collect();
         if own.is_empty() || !told.recipe.has_node(node) {
             continue;
         }
@@ -161,7 +163,9 @@ pub(crate) fn shuffled(told: &Told, recipe: &Recipe, arrivals: &[Arrival]) -> Ve
     let mut clock = BEGIN;
     let mut order = Vec::with_capacity(arrivals.len());
     for node in turns {
-        let Some(arrival) = queues.get_mut(&node).and_then(|queue| queue.pop_front()) else { continue };
+        let Some(arrival) = queues.get_mut(&node).and_then(|queue| queue.pop_front()) else {
+            continue;
+        };
         clock = clock.plus(Duration::from_secs(1));
         order.push(Arrival { at: clock, ..arrival });
     }

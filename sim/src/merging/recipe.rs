@@ -166,8 +166,20 @@ impl Fault {
         let rough = scenario.is_rough();
         match self {
             Self::Jitter | Self::Joining | Self::Duplicates | Self::Commits => 0.5,
-            Self::Reboots | Self::Unstamped => if rough { 0.2 } else { 0.1 },
-            _ => if rough { 0.5 } else { 0.25 },
+            Self::Reboots | Self::Unstamped => {
+                if rough {
+                    0.2
+                } else {
+                    0.1
+                }
+            }
+            _ => {
+                if rough {
+                    0.5
+                } else {
+                    0.25
+                }
+            }
         }
     }
 }

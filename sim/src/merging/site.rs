@@ -153,7 +153,8 @@ impl Builder<'_> {
 
     /// A chain of hosts of their own, each of which translates with this chance, two at most.
     fn chain(&mut self, len: usize, translates: f64) -> Vec<usize> {
-        let mut publics = [Ipv4Addr::new(100, 64, 0, 1), Ipv4Addr::new(198, 51, 100, 1)].into_iter();
+        let mut publics =
+            [Ipv4Addr::new(100, 64, 0, 1), Ipv4Addr::new(198, 51, 100, 1)].into_iter();
         let mut way = Vec::new();
         for _ in 0..len {
             let public = if self.rng.random_bool(translates) { publics.next() } else { None };

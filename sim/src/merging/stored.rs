@@ -99,10 +99,7 @@ impl<'t> Centre<'t> {
             digest: Digest(digest),
             received: arrival.at,
             clock: arrival.session,
-            body: Body::Batch {
-                interval: Box::new(sent.interval),
-                records: sent.records.clone(),
-            },
+            body: Body::Batch { interval: Box::new(sent.interval), records: sent.records.clone() },
         };
         self.arrived.push(frame.clone());
         self.work.arrived.push(frame);
@@ -185,7 +182,8 @@ impl<'t> Centre<'t> {
 
     fn sums(&self) -> Result<BTreeMap<Named, Sums>, String> {
         let contents = self.store.contents();
-        let nodes: BTreeMap<_, _> = contents.nodes.values().map(|row| (row.node, &row.name)).collect();
+        let nodes: BTreeMap<_, _> =
+            contents.nodes.values().map(|row| (row.node, &row.name)).collect();
         let netns: BTreeMap<_, _> = contents.netns.iter().map(|row| (row.netns, row.id)).collect();
         let mut sums: BTreeMap<Named, Sums> = BTreeMap::new();
         for row in &contents.flows {

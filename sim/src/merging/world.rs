@@ -128,7 +128,11 @@ enum Event {
     SweepEnd(usize, bool),
     Stop(usize),
     /// Without baselines; and what the spool held is lost.
-    Start { node: usize, rebase: bool, lost: bool },
+    Start {
+        node: usize,
+        rebase: bool,
+        lost: bool,
+    },
     Step(usize, i64),
     Reboot(usize),
     Pause(usize, bool),
@@ -224,7 +228,8 @@ impl World {
         // Aligned to the host's own idea of time, more or less.
         let mut at = BEGIN.plus(length.mul_f64(rng.random_range(0.0..1.0)));
         while at < self.told.end {
-            let late = if jitter { rng.random_range(0.0..0.25) } else { rng.random_range(0.0..0.01) };
+            let late =
+                if jitter { rng.random_range(0.0..0.25) } else { rng.random_range(0.0..0.01) };
             let takes = if jitter { rng.random_range(0.0..2.0) } else { 0.05 };
             let begin = at.plus(length.mul_f64(late));
             let torn = self.faults.has(Fault::TornSweeps) && rng.random_bool(0.1);
@@ -243,12 +248,11 @@ impl World {
     fn plan_faults(&self, node: usize, plan: &mut Vec<(UnixNanos, Event)>) {
         let mut rng = self.told.recipe.stream(Part::Node, node + 1_000);
         let traffic = self.told.site.end.diff(BEGIN) as f64 / 1e9;
-        let moment = |rng: &mut SmallRng| {
-            BEGIN.plus(seconds(rng.random_range(0.0..traffic)))
-        };
+        let moment = |rng: &mut SmallRng| BEGIN.plus(seconds(rng.random_range(0.0..traffic)));
         for _ in 0..rng.random_range(0..3u8) {
             let (at, long) = (moment(&mut rng), rng.random_bool(0.3));
-            let away = if long { rng.random_range(30.0..200.0) } else { rng.random_range(2.0..30.0) };
+            let away =
+                if long { rng.random_range(30.0..200.0) } else { rng.random_range(2.0..30.0) };
             let (rebase, lost) = (rng.random_bool(0.5), rng.random_bool(0.5));
             if self.faults.has(Fault::Outages) {
                 let rebase = rebase && self.faults.has(Fault::Rebase);

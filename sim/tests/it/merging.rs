@@ -29,7 +29,8 @@ fn live_all(seeds: std::ops::Range<u64>) -> BTreeMap<Scenario, Outcome> {
     thread::scope(|scope| {
         let share = |n| {
             let seeds = seeds.clone().filter(move |seed| seed % threads == n);
-            let worlds = seeds.flat_map(|seed| Scenario::ALL.map(|(named, _)| Recipe::new(named, seed)));
+            let worlds =
+                seeds.flat_map(|seed| Scenario::ALL.map(|(named, _)| Recipe::new(named, seed)));
             let lived = worlds.map(|recipe| (recipe.scenario, lived(&recipe)));
             scope.spawn(move || lived.fold(BTreeMap::new(), add))
         };
@@ -44,8 +45,13 @@ fn each_flow_is_counted_once_in_1008_worlds() {
     let totals = live_all(1..64);
     let all = totals.values().fold(Outcome::default(), |sum, total| sum.plus(total));
     assert_eq!(all.worlds, 1_008);
-    let never: Vec<&str> =
-        all.happened.all().into_iter().filter(|(_, times)| *times == 0).map(|(name, _)| name).collect();
+    let never: Vec<&str> = all
+        .happened
+        .all()
+        .into_iter()
+        .filter(|(_, times)| *times == 0)
+        .map(|(name, _)| name)
+        .collect();
     assert!(never.is_empty(), "in no world: {never:?}");
     assert_eq!(all.amounts.over, 0);
     assert!(all.undecidable * 20 < all.flows, "too few could be judged: {all:?}");
@@ -56,7 +62,8 @@ fn each_flow_is_counted_once_in_1008_worlds() {
             assert_eq!(exact, worlds, "{scenario:?} {total:?}");
         }
         // What handovers may cost, and what hosts that were away leave to others to tell.
-        let most = if scenario.has_a_best_observer() { amounts.passed / 50 } else { amounts.passed / 5 };
+        let most =
+            if scenario.has_a_best_observer() { amounts.passed / 50 } else { amounts.passed / 5 };
         assert!(amounts.under <= most, "{scenario:?} {total:?}");
     }
 }
