@@ -290,7 +290,9 @@ impl<'t> Judge<'t> {
                 }
             }
             exact &= stored.map(i64::cast_unsigned) == union;
-            outcome.amounts = outcome.amounts.plus(&Amounts::of(stored, union));
+            let amounts = Amounts::of(stored, union);
+            outcome.amounts = outcome.amounts.plus(&amounts);
+            outcome.lost.extend(self.lost(&unit, &amounts));
             outcome.flows += unit.flows.len() as u64;
         }
         outcome.exact = u64::from(exact);
@@ -301,6 +303,21 @@ impl<'t> Judge<'t> {
             self.generations(book, pure)?;
         }
         Ok(outcome)
+    }
+
+    /// What a flow that moved between hosts lost by each move, in milliseconds of its mean traffic.
+    fn lost(&self, unit: &Unit, amounts: &Amounts) -> Option<u64> {
+        let moves = match self.told.recipe.scenario {
+            Scenario::TakeoverDies | Scenario::TakeoverAlive => 1,
+            Scenario::ThereAndBack => 2,
+            _ => return None,
+        };
+        let own = |packet: &&super::traffic::Packet| unit.flows.contains(&packet.flow);
+        let first = self.told.packets.iter().find(own)?;
+        let last = self.told.packets.iter().rfind(own)?;
+        let lived = u128::try_from(last.at.diff(first.at) / 1_000_000).ok()?;
+        let lost = u128::from(amounts.under) * lived / u128::from(amounts.passed.max(1)) / moves;
+        u64::try_from(lost).ok()
     }
 
     /// 14: entries of different flows are never counted together, and share no path.

@@ -40,7 +40,7 @@ impl Amounts {
 }
 
 /// What worlds showed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// How many worlds.
     pub worlds: u64,
@@ -54,15 +54,29 @@ pub struct Outcome {
     pub rows: u64,
     /// Bytes.
     pub amounts: Amounts,
+    /// What each flow that moved between hosts lost by one of its moves: milliseconds of its mean
+    /// traffic.
+    pub lost: Vec<u64>,
     /// What happened.
     pub happened: Happened,
 }
 
 impl Outcome {
+    /// Of what moves cost: the mean, what 95 of 100 stay below, and the most, in milliseconds.
+    #[must_use]
+    pub fn residual(&self) -> Option<[u64; 3]> {
+        let mut sorted = self.lost.clone();
+        sorted.sort_unstable();
+        let last = sorted.len().checked_sub(1)?;
+        let mean = sorted.iter().sum::<u64>() / sorted.len() as u64;
+        Some([mean, *sorted.get(last * 95 / 100)?, *sorted.get(last)?])
+    }
+
     /// Both together.
     #[must_use]
-    pub const fn plus(&self, other: &Self) -> Self {
+    pub fn plus(&self, other: &Self) -> Self {
         Self {
+            lost: [self.lost.as_slice(), &other.lost].concat(),
             worlds: self.worlds + other.worlds,
             exact: self.exact + other.exact,
             flows: self.flows + other.flows,
