@@ -10,6 +10,8 @@ pub(crate) enum Which {
     Whole(Setting),
     /// Several hosts that see one flow.
     Merging,
+    /// The same, also through the aggregator's counting and commits.
+    Stored,
 }
 
 /// See the module.
@@ -53,7 +55,7 @@ impl Flags {
                 let faults = Fault::ALL.map(|(_, name)| name).join(",");
                 format!(
                     "usage: sim [--worlds N] [--seed S] [--setting \
-                     usual|changing|sqlite|merging]\nof merging worlds: [--scenario {scenarios}] \
+                     usual|changing|sqlite|merging|merging-stored]\nof merging worlds: [--scenario {scenarios}] \
                      [--flows MASK] [--nodes MASK] [--seconds N] [--without {faults}] [--explain]"
                 )
             })?;
@@ -66,6 +68,7 @@ impl Flags {
             "--worlds" => self.worlds = value.parse().ok()?,
             "--seed" => self.seed = value.parse().ok()?,
             "--setting" if value == "merging" => self.which = Which::Merging,
+            "--setting" if value == "merging-stored" => self.which = Which::Stored,
             "--setting" => {
                 let named = Setting::ALL.into_iter().find(|(_, name)| *name == value)?;
                 self.which = Which::Whole(named.0);

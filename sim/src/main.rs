@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     };
     match flags.which {
         Which::Whole(setting) => run(flags.seed, flags.worlds, setting),
-        Which::Merging => merging_worlds::run(&flags),
+        Which::Merging | Which::Stored => merging_worlds::run(&flags),
     }
 }
 

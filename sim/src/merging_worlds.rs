@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use conntracct_sim::merging::{Outcome, Scenario, explain, live, shrink};
+use conntracct_sim::merging::{Outcome, Scenario, explain, live, live_stored, shrink};
 
-use crate::flags::Flags;
+use crate::flags::{Flags, Which};
 use crate::{Progress, say};
 
 pub(crate) fn run(flags: &Flags) -> ExitCode {
     let begun = Instant::now();
+    let lived = if flags.which == Which::Stored { live_stored } else { live };
     let mut totals: BTreeMap<Scenario, Outcome> = BTreeMap::new();
     let mut failed = 0u64;
     let mut progress = Progress::new(flags.worlds);
     for number in 0..flags.worlds {
         let recipe = flags.recipe(number);
-        match live(&recipe) {
+        match lived(&recipe) {
             Ok(outcome) => {
                 let total = totals.entry(recipe.scenario).or_default();
                 *total = total.plus(&outcome);
@@ -27,7 +28,7 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
                 progress.clear();
                 say(&format!("{recipe}: {}", broken.what));
                 if failed <= SHRUNK {
-                    let least = shrink(broken);
+                    let least = shrink(broken, lived);
                     say(&format!("  smaller: {}: {}", least.recipe, least.what));
                     if flags.explain {
                         say(&explain(&least.recipe));

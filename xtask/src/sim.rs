@@ -18,7 +18,7 @@ pub(crate) struct Flags {
     seed: Option<u64>,
     /// What changes besides everything that goes wrong: nothing (usual), the store and time
     /// stamps (changing), the same on a real database (sqlite); or worlds in which several hosts
-    /// see one flow (merging)
+    /// see one flow (merging; merging-stored: also through counting and commits)
     #[arg(long, default_value = "usual")]
     setting: String,
     #[command(flatten)]

@@ -1,16 +1,16 @@
 //! Makes a world that fails smaller while it goes on failing.
 
-use super::outcome::Broken;
+use super::outcome::{Broken, Outcome};
 use super::recipe::{Fault, Recipe};
 use super::site::Site;
 
-/// The smallest world found in which the same property fails.
+/// The smallest world found in which the same property fails; `live` is how it was found.
 #[must_use]
-pub fn shrink(broken: Broken) -> Broken {
+pub fn shrink(broken: Broken, live: impl Fn(&Recipe) -> Result<Outcome, Broken>) -> Broken {
     let mut least = broken;
     loop {
         let smaller = smaller(&least.recipe).into_iter().find_map(|recipe| {
-            let failed = super::live(&recipe).err()?;
+            let failed = live(&recipe).err()?;
             (number(&failed.what) == number(&least.what)).then_some(failed)
         });
         match smaller {
