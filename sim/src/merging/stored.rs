@@ -71,7 +71,7 @@ impl<'t> Centre<'t> {
     fn new(told: &'t Told) -> Result<Self, String> {
         let mut rng = told.recipe.stream(Part::Centre, 1);
         let merge = MergeSettings { domains: Arc::new(domains(told)?), ..MergeSettings::default() };
-        let memory_horizon = Duration::from_secs(rng.random_range(20..3_600));
+        let memory_horizon = Duration::from_secs(rng.random_range(60..3_600));
         let merge = Some(merge);
         let config = CounterConfig { memory_horizon, merge, ..CounterConfig::default() };
         let store = ModelStore::new(StoreId([5; 16]));
@@ -147,7 +147,8 @@ impl<'t> Centre<'t> {
             let progress = counter.progress(&frame.node, frame.epoch);
             progress.is_none_or(|progress| progress.committed < frame.first)
         };
-        self.work.arrived = self.arrived.iter().filter(waits).cloned().collect();
+        let again = |frame: &Frame| Frame { received: now, ..frame.clone() };
+        self.work.arrived = self.arrived.iter().filter(waits).map(again).collect();
         Ok(())
     }
 

@@ -332,7 +332,8 @@ impl World {
         self.told.nodes[node].start(now, epoch);
         self.told.happened.rebases += u64::from(rebase);
         if lost {
-            self.told.lost.push((old, now));
+            // Its link had been away for a while before.
+            self.told.lost.push((old, now.minus(UNSENT)));
         }
     }
 
@@ -446,5 +447,8 @@ impl World {
 
 /// How long hosts go on after the last packet.
 const SETTLE: Duration = Duration::from_secs(90);
+
+/// Frames that did not arrive so long before a spool is lost are lost with it.
+const UNSENT: Duration = Duration::from_secs(60);
 
 const HOUR: i64 = 3_600_000_000_000;
