@@ -94,7 +94,7 @@ impl EntryCount {
     /// One host reads its entries in order, so a growth cannot begin before the end of the reading
     /// before it: `since` is raised to that end where it is earlier, and never lowered, so that a
     /// silence stays visible as one. Where readings are missing their growth lies in this one, so
-    /// `since` becomes that end, or the entry's start.
+    /// `since` becomes that end, or the entry's start. Nothing grew before that.
     fn clamp(&self, span: Span, missing: bool) -> Option<Span> {
         let since = match self.reached {
             Some(last) => {
@@ -106,7 +106,7 @@ impl EntryCount {
                 Some(if missing { floor } else { span.since.map_or(floor, |s| s.max(floor)) })
             }
             None if missing => self.start,
-            None => span.since,
+            None => span.since.max(self.start),
         };
         Some(Span { since: since.map(|since| since.min(span.until)), ..span })
     }
@@ -193,6 +193,9 @@ mod tests {
         let born = EntryCount { start: Some(seconds(42)), ..fresh };
         let (_, started) = born.count(&reading(50, 60, span(Some(90), 100)));
         assert_eq!(started.span, span(Some(42), 100));
+        // The node does not know since when; the start is a bound all the same.
+        let (_, rebased) = born.count(&reading(0, 60, span(None, 100)));
+        assert_eq!(rebased.span, span(Some(42), 100));
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod database;
 mod host;
 mod judge;
 mod kernel;
+pub mod merging;
 mod network;
 mod outcome;
 mod sqlite;

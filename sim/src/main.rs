@@ -1,34 +1,33 @@
 //! Runs worlds by seed: `cargo xtask sim --worlds N --seed S --setting changing`.
 
+mod flags;
+mod merging_worlds;
+
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use conntracct_sim::{Kind, Outcome, Setting, TROUBLE_SECONDS, World};
+use flags::{Flags, Which};
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let (mut worlds, mut seed, mut setting) = (100u64, 1u64, Setting::Usual);
-    while let Some(flag) = arguments.next() {
-        let value = arguments.next().unwrap_or_default();
-        let named = Setting::ALL.into_iter().find(|(_, name)| *name == value);
-        match (flag.as_str(), value.parse(), named) {
-            ("--worlds", Ok(value), _) => worlds = value,
-            ("--seed", Ok(value), _) => seed = value,
-            ("--setting", _, Some((named, _))) => setting = named,
-            _ => {
-                say("usage: sim [--worlds N] [--seed S] [--setting usual|changing|sqlite]");
-                return ExitCode::from(2);
-            }
+    let flags = match Flags::of(std::env::args().skip(1)) {
+        Ok(flags) => flags,
+        Err(usage) => {
+            say(&usage);
+            return ExitCode::from(2);
         }
+    };
+    match flags.which {
+        Which::Whole(setting) => run(flags.seed, flags.worlds, setting),
+        Which::Merging | Which::Stored => merging_worlds::run(&flags),
     }
-    run(seed, worlds, setting)
 }
 
 fn run(first: u64, worlds: u64, setting: Setting) -> ExitCode {
     let begun = Instant::now();
     let (mut total, mut failed) = (Outcome::default(), 0u64);
-    let mut told = begun;
+    let mut progress = Progress::new(worlds);
     for seed in first..first.saturating_add(worlds) {
         match World::new(seed, setting).run(TROUBLE_SECONDS) {
             Ok(outcome) => total = total.plus(&outcome),
@@ -37,15 +36,10 @@ fn run(first: u64, worlds: u64, setting: Setting) -> ExitCode {
                 say(&format!("seed {seed} ({setting:?}): {}", violation.what));
             }
         }
-        if std::io::stderr().is_terminal() && told.elapsed() > Duration::from_secs(1) {
-            told = Instant::now();
-            let _gone = write!(std::io::stderr(), "\r{} of {worlds} worlds", seed - first + 1);
-        }
+        progress.show(seed - first + 1);
     }
+    progress.clear();
     let seconds = begun.elapsed().as_secs_f64().max(0.001);
-    if std::io::stderr().is_terminal() {
-        let _gone = write!(std::io::stderr(), "\r\x1b[K");
-    }
     let Outcome { entries, exact, bounded, commits, rows, happened } = &total;
     Kind::ALL.iter().for_each(|kind| say(&format!("{:>9} {kind:?}", happened.times(*kind))));
     say(&format!(
@@ -53,6 +47,31 @@ fn run(first: u64, worlds: u64, setting: Setting) -> ExitCode {
          {bounded} bounded, {commits} commits, {rows} rows; {failed} violations"
     ));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How far it is, once a second, for whoever looks on.
+struct Progress {
+    worlds: u64,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(worlds: u64) -> Self {
+        Self { worlds, told: Instant::now() }
+    }
+
+    fn show(&mut self, done: u64) {
+        if std::io::stderr().is_terminal() && self.told.elapsed() > Duration::from_secs(1) {
+            self.told = Instant::now();
+            let _gone = write!(std::io::stderr(), "\r{done} of {} worlds", self.worlds);
+        }
+    }
+
+    fn clear(&self) {
+        if std::io::stderr().is_terminal() {
+            let _gone = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
 }
 
 fn say(text: &str) {

@@ -127,7 +127,9 @@ impl Counter {
         let placed = clock::place(read.map(|read| read.until), wall, frame.received, horizon);
         // An impossible time tells nothing about others.
         let read = read.filter(|_| matches!(placed, Placement::Normal(_)));
-        let after = before.and_then(|before| basis.convert(before));
+        // What its first growth began after; where its node had told of it before, it is older.
+        let first = known.is_none() && record.base().is_zero();
+        let after = read.filter(|_| first).and_then(|read| read.since);
         let life = merging::life(start, after, read, record.flags.has(RecordFlags::END));
         let path = self.link_entry(&Seen {
             entry,

@@ -161,7 +161,8 @@ impl Group {
             (Some(start), Some(latest)) => start <= latest.plus(margin),
             _ => true,
         };
-        let lasts_long_enough = match (life.until, earliest) {
+        // Alive as long as its end is not known, whichever of the two is told of first.
+        let lasts_long_enough = match (life.latest(), earliest) {
             (Some(until), Some(earliest)) => until >= earliest.minus(margin),
             _ => true,
         };

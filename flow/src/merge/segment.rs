@@ -17,8 +17,8 @@ use crate::units::UnixNanos;
 /// Growth of one lane in one direction in one interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Whose growth: where it joins that of several entries, the last one's.
-    pub entry: EntryRef,
+    /// Whose growth; `None` where it joins that of several entries.
+    pub entry: Option<EntryRef>,
     /// When; `None` where no clock could be trusted: it then adds to its own lane only.
     pub span: Option<Span>,
     /// By how much, each component apart.
@@ -31,7 +31,7 @@ impl Segment {
     /// A segment that no chain has been found for yet.
     #[must_use]
     pub const fn new(entry: EntryRef, span: Option<Span>, growth: Tally) -> Self {
-        Self { entry, span, growth, reach: Tally::new(0, 0) }
+        Self { entry: Some(entry), span, growth, reach: Tally::new(0, 0) }
     }
 
     /// Latest moment it may have ended: an interval that begins no earlier cannot overlap it.
@@ -47,17 +47,14 @@ impl Segment {
 
     /// This segment and the next one of its lane as one.
     fn join(&self, next: &Self) -> Self {
-        let span = next.span.map(|last| match self.span {
-            Some(first) => Span {
-                since: first.since.min(last.since),
-                until: first.until.max(last.until),
-                slack: first.slack.max(last.slack),
-            },
-            // Whenever it was: it was read before the next one.
-            None => Span { since: None, ..last },
+        let span = self.span.zip(next.span).map(|(first, last)| Span {
+            since: first.since.min(last.since),
+            until: first.until.max(last.until),
+            slack: first.slack.max(last.slack),
         });
         let growth = plus(self.growth, next.growth);
-        Self { entry: next.entry, span, growth, reach: max(self.reach, next.reach) }
+        let entry = if self.entry == next.entry { self.entry } else { None };
+        Self { entry, span, growth, reach: max(self.reach, next.reach) }
     }
 
     /// The silence between this segment and the next one of its lane, in nanoseconds.
@@ -71,7 +68,9 @@ impl Segment {
 
 /// Readings that never show one packet twice: entries of one observer with the same tuple, one
 /// after the other. Segments in the order in which they grew: those of one entry as its readings
-/// were taken, those of several by time, whichever of them is told of first.
+/// were taken, those of several by time, whichever of them is told of first. Growth without a time
+/// stands behind all others, at most one segment an entry: it adds to its own lane's sum only,
+/// until the entry's next reading with a time tells by when it had happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lane {
     segments: Vec<Segment>,
@@ -80,6 +79,9 @@ pub struct Lane {
 impl Lane {
     /// Segments kept, unless told otherwise: more gain nothing measurable.
     pub const SEGMENTS: usize = 3;
+
+    /// Entries whose growth without a time is kept apart; that of more is one.
+    const FLOATING: usize = 4;
 
     /// The segments.
     #[must_use]
@@ -97,22 +99,64 @@ impl Lane {
         if segment.growth == Tally::default() {
             return;
         }
-        let of = |known: &Segment| known.entry == segment.entry;
-        let own = self.segments.iter().rposition(of).map_or(0, |last| last + 1);
-        let place = match &mut segment.span {
-            Some(span) => {
-                let passed = self.segments.iter().filter(|known| known.entry == segment.entry);
-                if let Some(over) = passed.filter_map(Segment::latest).max() {
-                    span.until = span.until.max(UnixNanos(over).minus(span.slack));
-                }
-                let later = |known: &Segment| known.span.is_some_and(|s| s.until > span.until);
-                let rest = self.segments.get(own..).unwrap_or_default();
-                rest.iter().position(later).map_or(self.segments.len(), |at| own + at)
-            }
-            None if own > 0 => own,
-            None => self.segments.len(),
+        let timed = self.timed();
+        let Some(span) = &mut segment.span else {
+            self.float(segment);
+            return;
         };
+        let own = |known: &Segment| known.entry == segment.entry;
+        let (known, floating) = self.segments.split_at(timed);
+        let after = known.iter().rposition(own).map_or(0, |last| last + 1);
+        if let Some(over) = known.iter().filter(|known| own(known)).filter_map(Self::over).max() {
+            span.until = span.until.max(over.minus(span.slack));
+        }
+        if let Some(at) = floating.iter().position(own) {
+            // It happened since the entry's last reading with a time.
+            let last = after.checked_sub(1).and_then(|last| known.get(last)?.span);
+            let since = last.map(|last| last.until.minus(last.slack).plus(span.slack));
+            span.since = since.min(span.since);
+            segment.growth = plus(segment.growth, self.segments.remove(timed + at).growth);
+        }
+        let until = span.until;
+        let later = |known: &Segment| known.span.is_some_and(|span| span.until > until);
+        let known = self.segments.get(after..timed).unwrap_or_default();
+        let place = known.iter().position(later).map_or(timed, |at| after + at);
+        // One that joins several entries may contain what this entry grew by before: it and all
+        // before it become one with what is to come before them.
+        let known = self.segments.get(..timed).unwrap_or_default();
+        let joined = known.iter().rposition(|known| known.entry.is_none());
+        if let Some(joined) = joined.filter(|joined| *joined >= place) {
+            let later = self.segments.drain(place..=joined);
+            segment = later.fold(segment, |segment, next| segment.join(&next));
+        }
         self.segments.insert(place, segment);
+    }
+
+    /// How many segments have a time: those in front.
+    fn timed(&self) -> usize {
+        self.segments.partition_point(|segment| segment.span.is_some())
+    }
+
+    fn over(segment: &Segment) -> Option<UnixNanos> {
+        segment.latest().map(UnixNanos)
+    }
+
+    /// Keeps growth without a time.
+    fn float(&mut self, segment: Segment) {
+        let timed = self.timed();
+        let floating = self.segments.get_mut(timed..).unwrap_or_default();
+        if let Some(own) = floating.iter_mut().find(|known| known.entry == segment.entry) {
+            *own = own.join(&segment);
+        } else if floating.len() < Self::FLOATING {
+            self.segments.push(segment);
+        } else if let Some(last) = floating.last_mut() {
+            *last = last.join(&segment);
+        }
+    }
+
+    /// All that grew in it.
+    fn sum(&self) -> Tally {
+        self.segments.iter().fold(Tally::default(), |sum, next| plus(sum, next.growth))
     }
 
     /// Takes the segments of another lane of the same observer and tuple, which stood elsewhere
@@ -122,20 +166,29 @@ impl Lane {
             *self = other;
             return;
         }
-        let placed = |segments: &[Segment]| -> Vec<(Key, Segment)> {
+        let timed = |lane: &Self| -> Vec<(Key, Segment)> {
+            let segments = lane.segments.get(..lane.timed()).unwrap_or_default();
             keys(segments).zip(segments.iter().copied()).collect()
         };
-        let mut all = placed(&self.segments);
-        all.extend(placed(&other.segments));
+        let mut all = timed(self);
+        all.extend(timed(&other));
         all.sort_by_key(|(key, _)| *key);
+        let floating = [self.timed(), other.timed()];
+        let floating: Vec<Segment> = [&*self, &other]
+            .into_iter()
+            .zip(floating)
+            .flat_map(|(lane, timed)| lane.segments.get(timed..).unwrap_or_default())
+            .copied()
+            .collect();
         self.segments = all.into_iter().map(|(_, segment)| segment).collect();
+        floating.into_iter().for_each(|segment| self.float(segment));
     }
 
-    /// Joins neighbours until `most` segments are left: those with the smallest silence between
-    /// them first, the oldest of these first, never the newest segment, and what begins a run of
+    /// Joins neighbours until `most` segments are left: those of one entry first, of these those
+    /// with the smallest silence between them, the oldest of these first, never the newest segment, and what begins a run of
     /// growth without silence last of all.
     pub fn thin(&mut self, most: usize) {
-        while self.segments.len() > most.max(2) {
+        while self.timed() > most.max(2) {
             let at = self.least();
             let next = self.segments.remove(at + 1);
             if let Some(this) = self.segments.get_mut(at) {
@@ -146,18 +199,19 @@ impl Lane {
 
     /// Which segment is joined to its next one first. There are three at least.
     fn least(&self) -> usize {
-        let mut least = (i64::MAX, true, 0);
+        let mut least = (true, i64::MAX, true, 0);
         let mut begins_run = true;
+        let timed = self.timed();
         for (at, pair) in self.segments.windows(2).enumerate() {
             let [this, next] = pair else { continue };
-            if at + 2 == self.segments.len() {
+            if at + 2 >= timed {
                 break;
             }
             let gap = this.gap_to(next);
-            least = least.min((gap, begins_run, at));
+            least = least.min((this.entry != next.entry, gap, begins_run, at));
             begins_run = gap > 0;
         }
-        least.2
+        least.3
     }
 }
 
@@ -168,8 +222,7 @@ struct Key {
     since: i64,
 }
 
-/// The order of one lane's segments among all: their ends, raised so that they never fall; one
-/// without a time stands where the one before it does.
+/// The order of one lane's segments among all: their ends, raised so that they never fall.
 fn keys(segments: &[Segment]) -> impl Iterator<Item = Key> {
     let first = Key { until: i64::MIN, since: i64::MIN };
     segments.iter().scan(first, |last, segment| {
@@ -193,13 +246,15 @@ pub fn heaviest<'l>(lanes: impl Iterator<Item = &'l mut Lane>) -> Tally {
     }
     let mut order = Vec::with_capacity(lanes.iter().map(|lane| lane.segments.len()).sum());
     for (lane, segments) in lanes.iter().enumerate() {
-        order.extend(keys(&segments.segments).enumerate().map(|(at, key)| (key, lane, at)));
+        let timed = segments.segments.get(..segments.timed()).unwrap_or_default();
+        order.extend(keys(timed).enumerate().map(|(at, key)| (key, lane, at)));
     }
     order.sort_unstable();
     // Of segments passed: when they were over, and what ends there; of lanes: what they reached.
     let mut passed: Vec<(usize, i64, Tally)> = Vec::with_capacity(order.len());
     let mut reached = vec![Tally::default(); lanes.len()];
-    let mut most = Tally::default();
+    // No less than what one lane grew by, whenever that was.
+    let mut most = lanes.iter().map(|lane| lane.sum()).fold(Tally::default(), max);
     for (_, lane, at) in order {
         let Some(reached) = reached.get_mut(lane) else { continue };
         let Some(segment) = lanes.get_mut(lane).and_then(|lane| lane.segments.get_mut(at)) else {
@@ -223,11 +278,12 @@ pub fn heaviest<'l>(lanes: impl Iterator<Item = &'l mut Lane>) -> Tally {
 /// The pass over a lane that has no other beside it.
 fn alone(lane: &mut Lane) -> Tally {
     let mut reached = Tally::default();
-    for segment in &mut lane.segments {
+    let timed = lane.timed();
+    for segment in lane.segments.iter_mut().take(timed) {
         segment.reach = max(segment.reach, plus(reached, segment.growth));
         reached = segment.reach;
     }
-    reached
+    max(reached, lane.sum())
 }
 
 const fn plus(a: Tally, b: Tally) -> Tally {
@@ -288,13 +344,19 @@ mod tests {
         // Without a time it adds to nobody else's.
         let b = lane(&[seconds(100, 110, 3)]);
         assert_eq!(weight(&mut [lane(&[unknown]), b.clone()]), 5);
-        assert_eq!(weight(&mut [lane(&[seconds(0, 1, 1), unknown]), b]), 6);
+        assert_eq!(weight(&mut [lane(&[seconds(0, 1, 1), unknown]), b.clone()]), 6);
+        // The next reading says by when it had happened, and the one before it since when.
+        let known = [seconds(0, 1, 1), unknown, seconds(80, 90, 1)];
+        assert_eq!(weight(&mut [lane(&known), b.clone()]), 10);
+        // Another entry's does not: whether it was before or after is not known.
+        let other = Segment { entry: Some(EntryRef(2)), ..seconds(80, 90, 1) };
+        assert_eq!(weight(&mut [lane(&[unknown, other]), b]), 6);
     }
 
     #[test]
     fn an_entry_told_of_after_its_successor_comes_before_it() {
         let of = |entry, since, until, packets| Segment {
-            entry: EntryRef(entry),
+            entry: Some(EntryRef(entry)),
             ..seconds(since, until, packets)
         };
         // B saw three packets; A's second entry saw the last one, its first entry the first, and
@@ -307,9 +369,25 @@ mod tests {
         // More of it, and more of its successor, wherever they come.
         a.push(of(3, 100, 110, 4));
         a.push(of(2, 12, 31, 1));
-        let order: Vec<i64> = a.segments.iter().map(|segment| segment.entry.0).collect();
-        assert_eq!(order, [2, 2, 3, 3]);
+        let order: Vec<_> = a.segments.iter().map(|segment| segment.entry).collect();
+        assert_eq!(order, [2, 2, 3, 3].map(|entry| Some(EntryRef(entry))));
         assert_eq!(weight(&mut [a, b]), 7);
+    }
+
+    #[test]
+    fn growth_before_a_join_of_several_entries_is_joined_with_it() {
+        let of = |entry, since, until, packets| Segment {
+            entry: Some(EntryRef(entry)),
+            ..seconds(since, until, packets)
+        };
+        // B saw everything. A tells its last entry first, then the one before it.
+        let b = lane(&[seconds(0, 10, 1), seconds(20, 30, 1), seconds(40, 50, 1)]);
+        let mut a = lane(&[of(3, 0, 95, 1), of(2, 1, 12, 1)]);
+        let run = a.segments[0].join(&a.segments[1]);
+        a.segments = vec![run];
+        a.push(of(2, 13, 31, 1));
+        assert_eq!(a.segments.len(), 1, "it may be in what was joined already");
+        assert_eq!(weight(&mut [a, b]), 3);
     }
 
     #[test]
@@ -387,7 +465,7 @@ mod tests {
             let weight = heaviest(full.iter_mut());
             let mut thin = full.clone();
             thin.iter_mut().for_each(|lane| lane.thin(Lane::SEGMENTS));
-            prop_assert!(thin.iter().all(|lane| lane.segments.len() <= Lane::SEGMENTS));
+            prop_assert!(thin.iter().all(|lane| lane.timed() <= Lane::SEGMENTS));
             prop_assert_eq!(heaviest(thin.iter_mut()), weight);
             if on < full.len() {
                 full[on].push(more);

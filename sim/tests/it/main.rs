@@ -3,4 +3,6 @@
 extern crate conntracct_sim as sim;
 
 #[cfg(test)]
+mod merging;
+#[cfg(test)]
 mod worlds;

@@ -173,3 +173,19 @@ fn unknown_times_add_to_nobody_else() {
     centre.tell(&a, grew(0.0, 50.0, 12, 0));
     assert_eq!(centre.total, 12);
 }
+
+#[test]
+fn an_entry_without_an_end_is_alive_whichever_is_told_of_first() {
+    // A's host dies at 50, so its end never comes; B's entry, of the same flow, begins at 140, and
+    // what it grew by may be older than that as far as its node knows.
+    let (a, b) = (Entry::new(1, 1, 20.0), Entry::new(2, 2, 140.0));
+    let tells = [(a, grew(20.0, 50.0, 5, 0)), (b, grew(0.0, 150.0, 3, 0).end())];
+    for order in [[0, 1], [1, 0]] {
+        let mut centre = Centre::new();
+        for at in order {
+            centre.tell(&tells[at].0, tells[at].1);
+        }
+        assert_eq!(centre.total, 5, "{order:?}");
+        assert!(centre.merger.together(EntryRef(1), EntryRef(2)), "{order:?}");
+    }
+}
