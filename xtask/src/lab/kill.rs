@@ -13,7 +13,7 @@ use super::kernel::settle;
 use super::netns::Netns;
 use super::course::with_traffic;
 use super::network::Network;
-use super::relay::Relay;
+use super::relay::{Relay, Weather};
 use super::run;
 use super::summary::GatewayCounts;
 use super::tally::{Both, Flows, Key};
@@ -80,7 +80,7 @@ pub(crate) fn kill(profile: &str, keep: bool, interrupt: &Interrupt) -> Result<(
         bail!("the lab has two gateways");
     };
     let to = SocketAddr::from(([127, 0, 0, 1], PORT));
-    let relay = Relay::start(&network.center, RELAY_PORT, to)?;
+    let relay = Relay::start(&network.center, RELAY_PORT, to, Weather::default())?;
     aggregator.start(interrupt)?;
     gw1.start(interrupt)?;
     gw2.start(interrupt)?;
@@ -232,7 +232,7 @@ impl Stage<'_> {
             let after = self.relay.counts();
             cut?;
             self.interrupt.wait(INTERVAL.1 * 2)?;
-            Ok((before.0, after.1 - before.1))
+            Ok((before.passed, after.dropped - before.dropped))
         })?;
         ensure!(
             passed > 0 && dropped > 0,

@@ -57,6 +57,10 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
+    /// Those in which several observers see a flow in ways of their own.
+    pub(crate) const MERGING: [Self; 6] =
+        [Self::Chain, Self::Ha, Self::Asym, Self::Overlap, Self::Reroute, Self::Netns];
+
     /// What to run.
     pub(crate) const fn topologies(self) -> &'static [&'static Topology] {
         match self {

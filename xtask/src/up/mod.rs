@@ -109,6 +109,9 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         Some(Lab::Reroute) => Variant::Reroute,
         Some(Lab::Netns) => Variant::Netns,
     };
+    if variant == Variant::Ha {
+        packages::ensure(&[packages::SYNC], flags.yes)?;
+    }
     for topology in variant.topologies() {
         let plan = lab::Plan {
             topology,
