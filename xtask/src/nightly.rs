@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::lab::Variant;
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::lab::Variant;
 use crate::{bench, chaos, dashboards, kills, lab, packages, sim};
 
 /// Flags of `cargo xtask nightly`.
@@ -49,7 +49,9 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     steps.run("database away", || kills::check_away(Duration::from_secs(60)));
     if root {
         steps.run("labs", || lab::check_all(CI_PROFILE));
-        steps.run("labs: one flow, one count", || lab::check_once(&Variant::MERGING, 60, CI_PROFILE));
+        steps.run("labs: one flow, one count", || {
+            lab::check_once(&Variant::MERGING, 60, CI_PROFILE)
+        });
         for (name, seed) in [("chaos, seed 1", 1), ("chaos, seed 2", 2), ("chaos, seed 3", 3)] {
             steps.run(name, || chaos::check(10, seed));
         }

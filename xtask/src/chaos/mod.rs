@@ -26,11 +26,11 @@ use crate::lab::tally::total;
 use crate::lab::topology::{self, Topology};
 use crate::lab::traffic::Traffic;
 use crate::lab::truth::{Ends, Truth};
-use crate::lab::{rules, run};
+use crate::lab::{rules, run as stack};
+use crate::packages;
 use crate::up::stack::{Aggregator, Node, PORT, Programs};
 use crate::up::{Folder, stored};
 use crate::workspace::{self, CI_PROFILE};
-use crate::packages;
 use disk::SmallDisk;
 use plan::{SMALL_DISK, Trouble};
 
@@ -113,8 +113,8 @@ fn chaos(lasting: Duration, seed: u64, profile: &str, keep: bool) -> Result<()> 
     let network = Network::build(TOPOLOGY)?;
     let ends = Ends::count(&network)?;
     let database = testdb::Server::start().context("PostgreSQL did not start")?;
-    let mut aggregator = run::aggregator(&programs, &network, &folder, Some(&database.url()))?;
-    let nodes = run::nodes(&aggregator, &network, INTERVAL.0, |number| RELAYS + number)?;
+    let mut aggregator = stack::aggregator(&programs, &network, &folder, Some(&database.url()))?;
+    let nodes = stack::nodes(&aggregator, &network, INTERVAL.0, |number| RELAYS + number)?;
     let to = SocketAddr::from(([127, 0, 0, 1], PORT));
     let relay = |(number, _)| {
         let weather = Weather { seed: seed.wrapping_add(u64::from(number)), ..WEATHER };
@@ -128,8 +128,17 @@ fn chaos(lasting: Duration, seed: u64, profile: &str, keep: bool) -> Result<()> 
     let cut = vec![false; nodes.len()];
     let done = Suffered::default();
     let interrupt = &interrupt;
-    let mut stage =
-        Stage { nodes, aggregator, database, relays, disk, network: &network, cut, interrupt, done };
+    let mut stage = Stage {
+        nodes,
+        aggregator,
+        database,
+        relays,
+        disk,
+        network: &network,
+        cut,
+        interrupt,
+        done,
+    };
     for node in &mut stage.nodes {
         node.start(interrupt)?;
     }
@@ -272,20 +281,19 @@ impl Stage<'_> {
 
     /// Ends everything and adds up what is there: nothing may have come after it was complete.
     fn finish(mut self, truth: Truth) -> Result<(Once, Vec<GatewayCounts>)> {
-        let passed = self.relays.iter().map(Relay::counts).fold(Passed::default(), |sum, relay| {
-            Passed {
+        let passed =
+            self.relays.iter().map(Relay::counts).fold(Passed::default(), |sum, relay| Passed {
                 passed: sum.passed + relay.passed,
                 dropped: sum.dropped + relay.dropped,
                 lost: sum.lost + relay.lost,
                 repeated: sum.repeated + relay.repeated,
                 overtaken: sum.overtaken + relay.overtaken,
-            }
-        });
+            });
         eprintln!("{:?}; datagrams: {passed:?}", self.done);
         ensure!(passed.lost > 0 && passed.repeated > 0, "the relays were not used: {passed:?}");
         let store = self.aggregator.stored();
         let (nodes, aggregator) = (&mut self.nodes, &mut self.aggregator);
-        let gateways = run::stop(self.network, nodes, aggregator, Vec::new(), self.interrupt)?;
+        let gateways = stack::stop(self.network, nodes, aggregator, Vec::new(), self.interrupt)?;
         let merged = stored::merged(&store)?;
         let all = gateways.iter().map(|gateway| &gateway.stored);
         let once = Once::of(TOPOLOGY, all, truth, merged, None);

@@ -51,9 +51,8 @@ impl Course<'_, '_> {
         let part = time.map_or(UNHURRIED, |time| time / parts);
         self.is_synced()?;
         loop {
-            let next = with_traffic(traffic, |broken| {
-                self.in_the_midst(&mut steps, part, time, broken)
-            })?;
+            let next =
+                with_traffic(traffic, |broken| self.in_the_midst(&mut steps, part, time, broken))?;
             let Some(step) = next else { break };
             self.interrupt.wait(self.calm)?;
             self.step(step)?;
@@ -144,7 +143,7 @@ pub(crate) fn with_traffic<T>(
 }
 
 /// Deletes what is left in the gateways' tables, again and again until nothing is.
-pub(super) fn flush(network: &Network, interrupt: &Interrupt) -> Result<()> {
+pub(crate) fn flush(network: &Network, interrupt: &Interrupt) -> Result<()> {
     for gateway in &network.gateways {
         interrupt.wait_for("a flushed table", Duration::from_secs(30), || {
             workspace::output(gateway.netns.command("conntrack").arg("-F"))?;

@@ -17,11 +17,7 @@ use crate::interrupt::Interrupt;
 ///
 /// # Errors
 /// The witnesses disagree, or saw less than was sent.
-pub(crate) fn run(
-    topology: &'static Topology,
-    rounds: u32,
-    interrupt: &Interrupt,
-) -> Result<()> {
+pub(crate) fn run(topology: &'static Topology, rounds: u32, interrupt: &Interrupt) -> Result<()> {
     let network = Network::build(topology)?;
     let captures: Vec<Capture> =
         network.gateways.iter().map(|g| Capture::start(&g.netns)).collect::<Result<_>>()?;

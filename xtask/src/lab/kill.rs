@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::capture::dump;
+use super::course::with_traffic;
 use super::kernel::settle;
 use super::netns::Netns;
-use super::course::with_traffic;
 use super::network::Network;
 use super::relay::{Relay, Weather};
 use super::run;
@@ -73,9 +73,15 @@ pub(crate) fn kill(profile: &str, keep: bool, interrupt: &Interrupt) -> Result<(
     let mut traffic = Traffic::start(&network)?;
     let mut aggregator = run::aggregator(&programs, &network, &folder, None)?;
     let store = aggregator.stored();
-    let nodes = run::nodes(&aggregator, &network, INTERVAL.0, |number| {
-        if number == 0 { RELAY_PORT } else { PORT }
-    })?;
+    let nodes =
+        run::nodes(
+            &aggregator,
+            &network,
+            INTERVAL.0,
+            |number| {
+                if number == 0 { RELAY_PORT } else { PORT }
+            },
+        )?;
     let Ok([mut gw1, mut gw2]) = <[Node<'_>; 2]>::try_from(nodes) else {
         bail!("the lab has two gateways");
     };
@@ -383,9 +389,9 @@ mod tests {
         let (counted, said) = (Counted::default(), NodeSaid::default());
         let witness = Some(witness);
         let name = "gw1";
-        let sees_all = true;
+        let (sees_all, torn) = (true, false);
         expected
-            .judge(&GatewayCounts { name, witness, counted, said, stored, sees_all })
+            .judge(&GatewayCounts { name, witness, counted, said, stored, sees_all, torn })
             .len()
     }
 

@@ -14,7 +14,8 @@ use super::kernel::settle;
 use super::network::{Gateway, Network};
 use super::once::{Once, Slack};
 use super::rules;
-use super::summary::{GatewayCounts, NodeSaid};
+use super::summary::{GatewayCounts, NodeSaid, is_whole};
+use super::tally::total;
 use super::topology::Topology;
 use super::traffic::{Done, Traffic};
 use super::truth::{Ends, Samples};
@@ -62,7 +63,11 @@ pub(crate) fn counts(plan: &Plan, interrupt: &Interrupt) -> Result<()> {
     for node in &mut nodes {
         node.start(interrupt)?;
     }
-    eprintln!("{}: aggregator and {} nodes are up, traffic begins", network.topology.name, nodes.len());
+    eprintln!(
+        "{}: aggregator and {} nodes are up, traffic begins",
+        network.topology.name,
+        nodes.len()
+    );
 
     let mut course = Course {
         network: &network,
@@ -141,8 +146,7 @@ pub(crate) fn nodes<'n>(
 
 /// What the captures saw in all, one a gateway.
 pub(crate) fn finish(network: &Network, captures: Vec<Capture>) -> Result<Vec<Witness>> {
-    let finish =
-        |(gateway, capture): (&Gateway, Capture)| capture.finish(dump(&gateway.netns)?);
+    let finish = |(gateway, capture): (&Gateway, Capture)| capture.finish(dump(&gateway.netns)?);
     network.gateways.iter().zip(captures).map(finish).collect()
 }
 
@@ -153,7 +157,8 @@ fn caught_up(network: &Network, place: &stored::Place, interrupt: &Interrupt) ->
         for gateway in &network.gateways {
             let stored = stored::read_in(place, gateway.node, gateway.inode()?)?;
             let counted = rules::read(&gateway.netns)?.tracked;
-            if stored.open > 0 || super::tally::total(&stored.raw) != counted {
+            let torn = network.topology.synced.is_some();
+            if stored.open > 0 || !is_whole(total(&stored.raw), counted, torn) {
                 return Ok(None);
             }
         }
@@ -193,6 +198,7 @@ pub(crate) fn stop(
             said: said.context("a node that said nothing")?.1,
             stored: stored::read_in(&place, gateway.node, gateway.inode()?)?,
             sees_all: gateway.sees_all,
+            torn: network.topology.synced.is_some(),
         })
     };
     network.gateways.iter().map(counts).collect()

@@ -233,8 +233,7 @@ fn parse(json: &[u8]) -> Result<Stored> {
             (line.raw_packets_orig, line.raw_bytes_orig),
             (line.raw_packets_reply, line.raw_bytes_reply),
         );
-        let counted =
-            [line.packets_orig, line.bytes_orig, line.packets_reply, line.bytes_reply];
+        let counted = [line.packets_orig, line.bytes_orig, line.packets_reply, line.bytes_reply];
         stored.counted.insert(key, counted.map(i128::from));
         if stored.raw.insert(key, raw).is_some() {
             bail!("the store has two entries of one flow: {key}");

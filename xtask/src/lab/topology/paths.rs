@@ -9,7 +9,7 @@ const fn v4(net: u8, link: u8, host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, net, link, host))
 }
 
-/// In the pattern of links; `net` is hexadecimal there, so 0x84 for 10.84.
+/// In the pattern of links. All is hexadecimal there: 0x84 and 0x20 for 10.84.20.
 const fn v6(net: u16, link: u16, host: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(0xfd00 | net, link, 0, 0, 0, 0, 0, host))
 }
@@ -26,8 +26,12 @@ pub(crate) const CHAIN: Topology = Topology {
             .on_every_path(),
         Host::gateway(
             "nat1",
-            &["10.84.1.0/24 via 10.84.2.1", "fd84:1::/64 via fd84:2::1", "default via 10.84.3.2",
-                "default via fd84:3::2"],
+            &[
+                "10.84.1.0/24 via 10.84.2.1",
+                "fd84:1::/64 via fd84:2::1",
+                "default via 10.84.3.2",
+                "default via fd84:3::2",
+            ],
         )
         .snat("10.84.3.1")
         .on_every_path(),
@@ -83,13 +87,21 @@ const TWO_WAYS: Topology = Topology {
         .at_home(&["10.82.10.2/32", "fd82:10::2/128"]),
         Host::gateway(
             "gw1",
-            &["10.82.10.2 via 10.82.1.2", "fd82:10::2 via fd82:1::2", "10.82.20.2 via 10.82.3.2",
-                "fd82:20::2 via fd82:3::2"],
+            &[
+                "10.82.10.2 via 10.82.1.2",
+                "fd82:10::2 via fd82:1::2",
+                "10.82.20.2 via 10.82.3.2",
+                "fd82:20::2 via fd82:3::2",
+            ],
         ),
         Host::gateway(
             "gw2",
-            &["10.82.10.2 via 10.82.2.2", "fd82:10::2 via fd82:2::2", "10.82.20.2 via 10.82.4.2",
-                "fd82:20::2 via fd82:4::2"],
+            &[
+                "10.82.10.2 via 10.82.2.2",
+                "fd82:10::2 via fd82:2::2",
+                "10.82.20.2 via 10.82.4.2",
+                "fd82:20::2 via fd82:4::2",
+            ],
         ),
         Host::new(
             "server",
@@ -108,13 +120,13 @@ const TWO_WAYS: Topology = Topology {
     flush: true,
     ..Topology::NONE
 };
-const TWO_WAYS_TALK: Talk = talk("client", "server", &[v4(82, 20, 2), v6(0x82, 20, 2)]);
+const TWO_WAYS_TALK: Talk = talk("client", "server", &[v4(82, 20, 2), v6(0x82, 0x20, 2)]);
 
 /// Two gateways, of which one forwards: the routes are switched over and back in mid-flow, and
 /// the one that takes over knows nothing of the flows.
 pub(crate) const HA: Topology = Topology {
     name: "ha",
-    talks: &[TWO_WAYS_TALK.back(v6(0x82, 10, 2))],
+    talks: &[TWO_WAYS_TALK.back(v6(0x82, 0x10, 2))],
     steps: &[
         Step {
             what: "gw2 takes over",
@@ -223,13 +235,19 @@ pub(crate) const REROUTE: Topology = Topology {
             .on_every_path(),
         Host::gateway(
             "gw2",
-            &["10.85.20.2 via 10.85.4.2", "fd85:20::2 via fd85:4::2", "10.85.1.0/24 via 10.85.3.1",
-                "fd85:1::/64 via fd85:3::1"],
+            &[
+                "10.85.20.2 via 10.85.4.2",
+                "fd85:20::2 via fd85:4::2",
+                "10.85.1.0/24 via 10.85.3.1",
+                "fd85:1::/64 via fd85:3::1",
+            ],
         ),
         Host::new(
             "server",
-            &["10.85.1.0/24 via 10.85.2.1 src 10.85.20.2",
-                "fd85:1::/64 via fd85:2::1 src fd85:20::2"],
+            &[
+                "10.85.1.0/24 via 10.85.2.1 src 10.85.20.2",
+                "fd85:1::/64 via fd85:2::1 src fd85:20::2",
+            ],
         )
         .at_home(&["10.85.20.2/32", "fd85:20::2/128"]),
     ],
@@ -239,7 +257,7 @@ pub(crate) const REROUTE: Topology = Topology {
         link(("gw1", "wan2"), ("gw2", "lan"), "85.3"),
         link(("gw2", "wan"), ("server", "eth2"), "85.4"),
     ],
-    talks: &[talk("client", "server", &[v4(85, 20, 2), v6(0x85, 20, 2)]).back(v6(0x85, 1, 2))],
+    talks: &[talk("client", "server", &[v4(85, 20, 2), v6(0x85, 0x20, 2)]).back(v6(0x85, 1, 2))],
     steps: &[Step {
         what: "gw2 joins the path",
         calm: false,

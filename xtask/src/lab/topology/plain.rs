@@ -17,10 +17,8 @@ const SERVER: &[IpAddr] = &[
 ];
 const CLIENT1_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2));
 
-const CLIENT1: Host =
-    Host::new("client1", &["default via 10.77.1.1", "default via fd77:1::1"]);
-const CLIENT2: Host =
-    Host::new("client2", &["default via 10.77.2.1", "default via fd77:2::1"]);
+const CLIENT1: Host = Host::new("client1", &["default via 10.77.1.1", "default via fd77:1::1"]);
+const CLIENT2: Host = Host::new("client2", &["default via 10.77.2.1", "default via fd77:2::1"]);
 const GW1: Host = Host::gateway("gw1", &["default via 10.77.3.2", "default via fd77:3::2"])
     .snat("10.77.3.1")
     .on_every_path();
@@ -34,8 +32,7 @@ const GW2: Host = Host::gateway(
     ],
 )
 .on_every_path();
-const SERVER_HOST: Host =
-    Host::new("server", &["default via 10.77.4.1", "default via fd77:4::1"]);
+const SERVER_HOST: Host = Host::new("server", &["default via 10.77.4.1", "default via fd77:4::1"]);
 
 const LINKS: &[Link] = &[
     link(("gw1", "lan1"), ("client1", "eth0"), "77.1"),
