@@ -104,7 +104,7 @@ impl Samples {
         for (n, (begin, before)) in self.0.iter().enumerate() {
             let later = self.0.iter().skip(n);
             let mut after = later.skip_while(|(at, _)| at.duration_since(*begin) < window);
-            let Some((_, after)) = after.next().or(self.0.last()) else { break };
+            let Some((_, after)) = after.next().or_else(|| self.0.last()) else { break };
             let grown = *after - *before;
             most.iter_mut().zip(grown).for_each(|(most, grown)| *most = grown.max(*most));
         }
