@@ -60,6 +60,8 @@ impl Variant {
     /// Those in which several observers see a flow in ways of their own.
     pub(crate) const MERGING: [Self; 6] =
         [Self::Chain, Self::Ha, Self::Asym, Self::Overlap, Self::Reroute, Self::Netns];
+    /// Those of them that every change must pass.
+    pub(crate) const CHEAP: [Self; 2] = [Self::Chain, Self::Overlap];
 
     /// What to run.
     pub(crate) const fn topologies(self) -> &'static [&'static Topology] {

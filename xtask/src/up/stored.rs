@@ -119,14 +119,15 @@ pub(crate) struct Merged {
     pub(crate) retracted: u64,
 }
 
-/// `RecordFlags` has no such bit: the aggregator's mark of a retraction.
+/// `RecordFlags::RETRACTION`, likewise.
 const RETRACTION: u32 = 1 << 8 << 16;
 
 /// Reads what is stored of all nodes together.
 pub(crate) fn merged(place: &Place) -> Result<Merged> {
     let of = format!("FROM flow_all WHERE flags & {RETRACTION} != 0");
     let query = format!(
-        "SELECT (SELECT COUNT(DISTINCT path) FROM flow_observer) AS paths,
+        "SELECT (SELECT COUNT(DISTINCT COALESCE(a.into_path, o.path))
+                 FROM flow_observer o LEFT JOIN path_alias a ON a.path = o.path) AS paths,
                 (SELECT COUNT(*) {of}) AS retractions,
                 (SELECT COALESCE(-SUM(bytes_orig + bytes_reply), 0) {of}) AS retracted"
     );
