@@ -35,6 +35,9 @@ const CLOSED_PORT: u16 = 7003;
 /// Source ports that are counted up begin again after so many; long after their flows' end.
 const PORTS: u32 = 20_000;
 
+/// A server has an address of each family.
+const MOST_ADDRESSES: u32 = 2;
+
 /// In a round each open connection that works is used so often, with pauses.
 const USES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(80);
@@ -122,10 +125,12 @@ impl<'n> Traffic<'n> {
     /// Opens connections, to the addresses of all talks in turn, and uses each.
     fn open(&mut self, count: usize) -> Result<Vec<Connection>> {
         let talks = self.network.topology.talks;
-        let addresses = talks.iter().flat_map(|talk| talk.to.iter().map(move |to| (talk, *to)));
+        let addresses =
+            talks.iter().flat_map(|talk| (1..).zip(talk.to).map(move |(nth, to)| (talk, nth, *to)));
         let mut open = Vec::with_capacity(count);
-        for (talk, to) in addresses.cycle().take(count) {
-            let from = Ports::of(talk, self.opened * 2 + 1);
+        for (talk, nth, to) in addresses.cycle().take(count) {
+            // Ports of one family are not free for the other.
+            let from = Ports::of(talk, self.opened * MOST_ADDRESSES + nth);
             let client = self.network.host(talk.client)?;
             let mut connection =
                 client.enter(|| Connection::open(SocketAddr::new(to, TCP_PORT), from.of_long()))?;
@@ -230,9 +235,9 @@ fn stream(connections: &mut [Connection]) -> Result<Done> {
 fn client(talk: &Talk, number: u16, round: u32) -> Result<Done> {
     let Mix { udp, transfers, echo } = talk.mix;
     let mut done = Done::default();
-    for server in talk.to {
+    for (nth, server) in (0..).zip(talk.to) {
         let at = |port| SocketAddr::new(*server, port);
-        let ports = Ports::of(talk, round * (udp + 4));
+        let ports = Ports::of(talk, (round * MOST_ADDRESSES + nth) * (udp + 4));
         for index in 0..udp {
             done += udp::flow(at(UDP_PORT), index, ports.nth(index))?;
         }
