@@ -8,9 +8,11 @@
 //! life of a node could read.
 
 mod disk;
+mod flows;
 mod plan;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -150,7 +152,8 @@ fn chaos(lasting: Duration, seed: u64, profile: &str, keep: bool) -> Result<()> 
     interrupt.wait(INTERVAL.1)?;
     let truth = ends.read()?;
     stage.caught_up(truth)?;
-    let (once, gateways) = stage.finish(truth)?;
+    let kept = keep.then(|| folder.path().join("export"));
+    let (once, gateways) = stage.finish(truth, kept)?;
     for gateway in &gateways {
         eprint!("{gateway}");
     }
@@ -161,6 +164,9 @@ fn chaos(lasting: Duration, seed: u64, profile: &str, keep: bool) -> Result<()> 
         wrong.extend(gateway.vacuous(sent));
     }
     if !wrong.is_empty() {
+        for flow in flows::differing(TOPOLOGY, &gateways) {
+            eprintln!("  {flow}");
+        }
         bail!("seed {seed}: {}", wrong.join("; "));
     }
     eprintln!("seed {seed}: nothing lost, nothing doubled");
@@ -280,7 +286,8 @@ impl Stage<'_> {
     }
 
     /// Ends everything and adds up what is there: nothing may have come after it was complete.
-    fn finish(mut self, truth: Truth) -> Result<(Once, Vec<GatewayCounts>)> {
+    /// With `kept`, all records are exported there.
+    fn finish(mut self, truth: Truth, kept: Option<PathBuf>) -> Result<(Once, Vec<GatewayCounts>)> {
         let passed =
             self.relays.iter().map(Relay::counts).fold(Passed::default(), |sum, relay| Passed {
                 passed: sum.passed + relay.passed,
@@ -294,6 +301,10 @@ impl Stage<'_> {
         let store = self.aggregator.stored();
         let (nodes, aggregator) = (&mut self.nodes, &mut self.aggregator);
         let gateways = stack::stop(self.network, nodes, aggregator, Vec::new(), self.interrupt)?;
+        if let Some(folder) = kept {
+            let mut export = self.aggregator.reading(&["export", "--format", "csv"]);
+            workspace::run(export.arg("--output").arg(folder))?;
+        }
         let merged = stored::merged(&store)?;
         let all = gateways.iter().map(|gateway| &gateway.stored);
         let once = Once::of(TOPOLOGY, all, truth, merged, None);
