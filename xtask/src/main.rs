@@ -2,6 +2,7 @@
 //! plain cargo. One file (or folder) a verb; no shell scripts.
 
 mod bench;
+mod chaos;
 mod containers;
 mod dashboards;
 mod ebpf;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::lab::Variant;
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{bench, dashboards, kills, lab, packages, sim};
+use crate::{bench, chaos, dashboards, kills, lab, packages, sim};
 
 /// Flags of `cargo xtask nightly`.
 #[derive(clap::Args)]
@@ -34,6 +35,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let mut needed = vec![packages::BUILD, packages::TESTS];
     if root {
         needed.push(packages::LAB);
+        needed.push(packages::SYNC);
     }
     packages::ensure(&needed, flags.yes)?;
     let mut steps = Steps::new();
@@ -47,6 +49,12 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     steps.run("database away", || kills::check_away(Duration::from_secs(60)));
     if root {
         steps.run("labs", || lab::check_all(CI_PROFILE));
+        steps.run("labs: one flow, one count", || {
+            lab::check_once(&Variant::MERGING, 60, CI_PROFILE)
+        });
+        for (name, seed) in [("chaos, seed 1", 1), ("chaos, seed 2", 2), ("chaos, seed 3", 3)] {
+            steps.run(name, || chaos::check(10, seed));
+        }
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));
         steps.run("lab: burst", || lab::check_burst(CI_PROFILE));
     } else {

@@ -40,6 +40,14 @@ pub(crate) const LAB: &[Program] = &[
     Program { name: "conntrack", package: "conntrack", used_for: "kernel tests of the node" },
 ];
 
+/// What the lab of a pair of gateways needs besides. Debian starts it with the machine; that one
+/// keeps statistics only and is of no use here.
+pub(crate) const SYNC: &[Program] = &[Program {
+    name: "conntrackd",
+    package: "conntrackd",
+    used_for: "a gateway that takes over from another",
+}];
+
 /// What an emulated machine with a kernel of Debian's needs.
 pub(crate) const VM: &[Program] = &[
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", used_for: "the machine" },

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::lab::Variant;
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
 use crate::{containers, dashboards, kills, lab, packages, tidy, vm};
@@ -78,6 +79,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         steps.skip("lab", "--quick");
     } else if with_lab {
         steps.run("lab", || lab::check(CI_PROFILE));
+        steps.run("labs: one flow, one count", || lab::check_once(&Variant::CHEAP, 15, CI_PROFILE));
         steps.run("lab: kill", || lab::check_kill(CI_PROFILE));
         steps.run("lab: burst", || lab::check_burst(CI_PROFILE));
     } else {

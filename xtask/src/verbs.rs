@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, dashboards, ebpf, kills, lab, nightly, sim, test, tidy, up, vm};
+use crate::{bench, chaos, dashboards, ebpf, kills, lab, nightly, sim, test, tidy, up, vm};
 
 /// Development commands of conntracct.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Verb {
     Lab(lab::Verb),
     /// Kill nodes, aggregator and PostgreSQL at random; nothing may be lost or doubled
     Kills(kills::Flags),
+    /// Kill, cut, lose and fill under real traffic through three gateways; each flow is counted once
+    Chaos(chaos::Flags),
     /// Run worlds of the simulation
     Sim(sim::Flags),
     /// Run every query of the Grafana dashboards on a real PostgreSQL
@@ -52,6 +54,7 @@ impl Flags {
             Verb::Up(flags) => up::run(&flags),
             Verb::Lab(verb) => lab::run(&verb),
             Verb::Kills(flags) => kills::run(&flags),
+            Verb::Chaos(flags) => chaos::run(&flags),
             Verb::Sim(flags) => sim::run(&flags),
             Verb::Dashboards(flags) => dashboards::run(&flags),
             Verb::Bench(flags) => bench::run(&flags),
@@ -77,6 +80,7 @@ mod tests {
         let parses = |words: &[&str]| Flags::try_parse_from(words).is_ok();
         assert!(parses(&["x", "up", "--lab", "--for", "30s"]));
         assert!(parses(&["x", "up", "--lab=kill"]));
+        assert!(parses(&["x", "up", "--lab=chain", "--no-capture"]));
         assert!(!parses(&["x", "up", "--lab=nothing"]));
         assert!(!parses(&["x", "up", "--no-capture"]));
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::capture::{Capture, Witness, dump};
-use super::network::{LONGEST_TIMEOUT_S, Network, Variant};
+use super::network::{LONGEST_TIMEOUT_S, Network};
 use super::rules::{self, Counted};
 use super::tally::total;
+use super::topology::Topology;
 use super::traffic::{Done, Traffic};
 use crate::interrupt::Interrupt;
 
@@ -16,8 +17,8 @@ use crate::interrupt::Interrupt;
 ///
 /// # Errors
 /// The witnesses disagree, or saw less than was sent.
-pub(crate) fn run(variant: Variant, rounds: u32, interrupt: &Interrupt) -> Result<()> {
-    let network = Network::build(variant)?;
+pub(crate) fn run(topology: &'static Topology, rounds: u32, interrupt: &Interrupt) -> Result<()> {
+    let network = Network::build(topology)?;
     let captures: Vec<Capture> =
         network.gateways.iter().map(|g| Capture::start(&g.netns)).collect::<Result<_>>()?;
     let mut traffic = Traffic::start(&network)?;

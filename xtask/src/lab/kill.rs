@@ -9,14 +9,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::capture::dump;
+use super::course::with_traffic;
 use super::kernel::settle;
 use super::netns::Netns;
-use super::network::{Network, Variant};
-use super::relay::Relay;
+use super::network::Network;
+use super::relay::{Relay, Weather};
 use super::run;
 use super::summary::GatewayCounts;
 use super::tally::{Both, Flows, Key};
-use super::traffic::{LONG_FLOWS, Traffic};
+use super::topology::ROUTER;
+use super::traffic::Traffic;
 use crate::interrupt::Interrupt;
 use crate::up::stack::{Aggregator, Node, PORT, Programs};
 use crate::up::{Folder, stored};
@@ -66,17 +68,25 @@ struct Expected {
 pub(crate) fn kill(profile: &str, keep: bool, interrupt: &Interrupt) -> Result<()> {
     let programs = Programs::build(profile)?;
     let folder = Folder::make(keep)?;
-    let network = Network::build(Variant::Router)?;
+    let network = Network::build(&ROUTER)?;
     let captures = run::captures(&network)?;
     let mut traffic = Traffic::start(&network)?;
     let mut aggregator = run::aggregator(&programs, &network, &folder, None)?;
     let store = aggregator.stored();
-    let nodes = run::nodes(&aggregator, &network, INTERVAL.0, [RELAY_PORT, PORT])?;
+    let nodes =
+        run::nodes(
+            &aggregator,
+            &network,
+            INTERVAL.0,
+            |number| {
+                if number == 0 { RELAY_PORT } else { PORT }
+            },
+        )?;
     let Ok([mut gw1, mut gw2]) = <[Node<'_>; 2]>::try_from(nodes) else {
         bail!("the lab has two gateways");
     };
     let to = SocketAddr::from(([127, 0, 0, 1], PORT));
-    let relay = Relay::start(&network.center, RELAY_PORT, to)?;
+    let relay = Relay::start(&network.center, RELAY_PORT, to, Weather::default())?;
     aggregator.start(interrupt)?;
     gw1.start(interrupt)?;
     gw2.start(interrupt)?;
@@ -94,6 +104,12 @@ pub(crate) fn kill(profile: &str, keep: bool, interrupt: &Interrupt) -> Result<(
     let done = traffic.finish()?;
     settle(network, interrupt)?;
     let witnesses = run::finish(network, captures)?;
+    for gateway in ["gw1", "gw2"] {
+        interrupt.wait_for("every end to be stored", CATCH_UP, || {
+            let stored = stored::read(&aggregator.stored(), gateway)?;
+            Ok((stored.open == 0).then_some(()))
+        })?;
+    }
     interrupt.wait(INTERVAL.1 * 2)?;
     let mut nodes = [gw1, gw2];
     let counts = run::stop(network, &mut nodes, &mut aggregator, witnesses, interrupt)?;
@@ -127,12 +143,12 @@ impl Stage<'_> {
         eprintln!("SIGKILL gw1's node in silence");
         traffic.round()?;
         traffic.hold(HELD)?;
-        let before = self.caught_up(LONG_FLOWS + HELD)?;
+        let before = self.caught_up(traffic.long() + HELD)?;
         let down = now();
         self.gw1.kill()?;
         traffic.use_held(KEPT)?;
         traffic.round()?;
-        let after = self.only(LONG_FLOWS + KEPT)?;
+        let after = self.only(traffic.long() + KEPT)?;
         self.gw1.start(self.interrupt)?;
         expected.down.push(Down { from_wall: down.0, from: down.1, to: Instant::now() });
 
@@ -153,7 +169,7 @@ impl Stage<'_> {
             Ok((stored.unseen.iter().collect::<BTreeSet<_>>() == keys).then_some(()))
         });
         wait.with_context(|| format!("{last} ends are marked unseen, expected {}", keys.len()))?;
-        self.caught_up(LONG_FLOWS + KEPT)?;
+        self.caught_up(traffic.long() + KEPT)?;
         expected.closed_unseen = closed;
         Ok(())
     }
@@ -166,7 +182,7 @@ impl Stage<'_> {
         expected: &mut Expected,
     ) -> Result<()> {
         eprintln!("SIGKILL gw1's node under traffic");
-        let down = run::with_traffic(traffic, || {
+        let down = with_traffic(traffic, |_| {
             self.interrupt.wait(INTERVAL.1 * 3)?;
             // What ended since the last sweep that is on disk may be known to the process only.
             let (wall, instant) = now();
@@ -190,7 +206,7 @@ impl Stage<'_> {
     /// Kills the aggregator under traffic. Nothing may be missing, nothing twice.
     fn kill_aggregator(&mut self, traffic: &mut Traffic<'_>) -> Result<()> {
         eprintln!("SIGKILL the aggregator under traffic");
-        run::with_traffic(traffic, || {
+        with_traffic(traffic, |_| {
             self.interrupt.wait(INTERVAL.1)?;
             self.aggregator.kill()?;
             self.interrupt.wait(INTERVAL.1 * 2)?;
@@ -203,18 +219,18 @@ impl Stage<'_> {
     /// flow reported from zero and counted once.
     fn wipe_node(&mut self, traffic: &mut Traffic<'_>) -> Result<()> {
         eprintln!("wipe gw1's state");
-        self.caught_up(LONG_FLOWS + KEPT)?;
+        self.caught_up(traffic.long() + KEPT)?;
         self.gw1.stop()?;
         self.gw1.wipe()?;
         traffic.work()?;
         self.gw1.start(self.interrupt)?;
-        run::with_traffic(traffic, || self.interrupt.wait(INTERVAL.1 * 2))
+        with_traffic(traffic, |_| self.interrupt.wait(INTERVAL.1 * 2))
     }
 
     /// Drops everything between gw1 and the aggregator for a while.
     fn cut_link(&mut self, traffic: &mut Traffic<'_>) -> Result<()> {
         eprintln!("cut gw1's link for {CUT:?}");
-        let (passed, dropped) = run::with_traffic(traffic, || {
+        let (passed, dropped) = with_traffic(traffic, |_| {
             let before = self.relay.counts();
             self.relay.cut(true);
             let cut = self.interrupt.wait(CUT);
@@ -222,7 +238,7 @@ impl Stage<'_> {
             let after = self.relay.counts();
             cut?;
             self.interrupt.wait(INTERVAL.1 * 2)?;
-            Ok((before.0, after.1 - before.1))
+            Ok((before.passed, after.dropped - before.dropped))
         })?;
         ensure!(
             passed > 0 && dropped > 0,
@@ -372,7 +388,11 @@ mod tests {
         };
         let (counted, said) = (Counted::default(), NodeSaid::default());
         let witness = Some(witness);
-        expected.judge(&GatewayCounts { name: "gw1", witness, counted, said, stored }).len()
+        let name = "gw1";
+        let (sees_all, torn) = (true, false);
+        expected
+            .judge(&GatewayCounts { name, witness, counted, said, stored, sees_all, torn })
+            .len()
     }
 
     #[test]

@@ -7,37 +7,85 @@
 
 mod burst;
 pub(crate) mod capture;
+mod conntrackd;
+pub(crate) mod course;
 mod hold;
 mod kernel;
 mod kill;
 pub(crate) mod netns;
-mod network;
-mod relay;
-mod rules;
-mod run;
-mod summary;
+pub(crate) mod network;
+pub(crate) mod once;
+pub(crate) mod relay;
+pub(crate) mod rules;
+pub(crate) mod run;
+pub(crate) mod summary;
 pub(crate) mod tally;
-mod traffic;
+pub(crate) mod topology;
+pub(crate) mod traffic;
+pub(crate) mod truth;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::interrupt::Interrupt;
 use crate::{packages, workspace};
+use topology::Topology;
 
 pub(crate) use kill::kill;
-pub(crate) use network::Variant;
 pub(crate) use run::{Plan, counts};
+
+/// The networks there are; one of them is run twice, in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Variant {
+    /// A NAT gateway, then a router
+    Router,
+    /// Two NAT gateways, one behind the other
+    Nat2,
+    /// Router, NAT and NAT in a row
+    Chain,
+    /// Two gateways, one takes over from the other and gives back: without and with conntrackd
+    Ha,
+    /// Requests by one gateway, replies by another
+    Asym,
+    /// Equal addresses at several sites, behind NAT and in domains
+    Overlap,
+    /// A second gateway joins the path in mid-flow
+    Reroute,
+    /// One host that watches its containers' namespaces and its own
+    Netns,
+}
+
+impl Variant {
+    /// Those in which several observers see a flow in ways of their own.
+    pub(crate) const MERGING: [Self; 6] =
+        [Self::Chain, Self::Ha, Self::Asym, Self::Overlap, Self::Reroute, Self::Netns];
+    /// Those of them that every change must pass.
+    pub(crate) const CHEAP: [Self; 2] = [Self::Chain, Self::Overlap];
+
+    /// What to run.
+    pub(crate) const fn topologies(self) -> &'static [&'static Topology] {
+        match self {
+            Self::Router => &[&topology::ROUTER],
+            Self::Nat2 => &[&topology::NAT2],
+            Self::Chain => &[&topology::CHAIN],
+            Self::Ha => &[&topology::HA, &topology::HA_SYNCED],
+            Self::Asym => &[&topology::ASYM],
+            Self::Overlap => &[&topology::OVERLAP],
+            Self::Reroute => &[&topology::REROUTE],
+            Self::Netns => &[&topology::NETNS],
+        }
+    }
+}
 
 /// What to do with the lab.
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
     /// Traffic without the product: conntrack's events against nftables' counters
     Kernel {
-        /// What gw2 does
-        #[arg(long, value_enum, default_value = "router")]
-        variant: Variant,
+        /// gw2 translates too
+        #[arg(long)]
+        nat2: bool,
         /// Rounds of traffic, about 620 flows each
         #[arg(long, default_value_t = 5)]
         rounds: u32,
@@ -79,7 +127,10 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
     }
     packages::ensure(&[packages::LAB], false)?;
     match verb {
-        Verb::Kernel { variant, rounds } => kernel::run(*variant, *rounds, &Interrupt::listen()?),
+        Verb::Kernel { nat2, rounds } => {
+            let topology = if *nat2 { &topology::NAT2 } else { &topology::ROUTER };
+            kernel::run(topology, *rounds, &Interrupt::listen()?)
+        }
         Verb::Kill { keep, profile } => kill(profile, *keep, &Interrupt::listen()?),
         Verb::Burst { keep, profile } => burst::run(profile, *keep, &Interrupt::listen()?),
         Verb::Clean { all } => {
@@ -94,18 +145,28 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
 /// but the nodes listening.
 pub(crate) fn check(profile: &str) -> Result<()> {
     let interrupt = Interrupt::listen()?;
-    kernel::run(Variant::Router, 3, &interrupt)?;
-    counts(&plan(Variant::Router, 15, true, profile), &interrupt)?;
-    counts(&plan(Variant::Router, 8, false, profile), &interrupt)
+    kernel::run(&topology::ROUTER, 3, &interrupt)?;
+    counts(&plan(&topology::ROUTER, 15, true, profile), &interrupt)?;
+    counts(&plan(&topology::ROUTER, 8, false, profile), &interrupt)
 }
 
-/// Every variant of the lab, for longer.
+/// The two variants without merging to speak of, for longer.
 pub(crate) fn check_all(profile: &str) -> Result<()> {
     let interrupt = Interrupt::listen()?;
-    for variant in [Variant::Router, Variant::Nat2] {
-        kernel::run(variant, 20, &interrupt)?;
-        counts(&plan(variant, 60, true, profile), &interrupt)?;
-        counts(&plan(variant, 60, false, profile), &interrupt)?;
+    for topology in [&topology::ROUTER, &topology::NAT2] {
+        kernel::run(topology, 20, &interrupt)?;
+        counts(&plan(topology, 60, true, profile), &interrupt)?;
+        counts(&plan(topology, 60, false, profile), &interrupt)?;
+    }
+    Ok(())
+}
+
+/// One flow, one count: labs in which several observers see a flow, each for `seconds`.
+pub(crate) fn check_once(variants: &[Variant], seconds: u64, profile: &str) -> Result<()> {
+    let interrupt = Interrupt::listen()?;
+    for topology in variants.iter().flat_map(|variant| variant.topologies()) {
+        let counted = counts(&plan(topology, seconds, false, profile), &interrupt);
+        counted.with_context(|| format!("lab {}", topology.name))?;
     }
     Ok(())
 }
@@ -120,9 +181,9 @@ pub(crate) fn check_burst(profile: &str) -> Result<()> {
     burst::run(profile, false, &Interrupt::listen()?)
 }
 
-fn plan(variant: Variant, seconds: u64, capture: bool, profile: &str) -> Plan {
+fn plan(topology: &'static Topology, seconds: u64, capture: bool, profile: &str) -> Plan {
     Plan {
-        variant,
+        topology,
         time: Some(Duration::from_secs(seconds)),
         interval: "2s".into(),
         store: None,

@@ -35,6 +35,9 @@ impl Netns {
         made.sysctl(&[
             ("net.ipv6.conf.default.accept_dad", "0"),
             ("net.ipv6.conf.default.dad_transmits", "0"),
+            // Where packets come by another way than they would go.
+            ("net.ipv4.conf.all.rp_filter", "0"),
+            ("net.ipv4.conf.default.rp_filter", "0"),
         ])?;
         made.ip(&["link set lo up"])?;
         Ok(made)
@@ -45,10 +48,15 @@ impl Netns {
         &self.name
     }
 
+    /// The file that stands for it.
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from(FOLDER).join(&self.name)
+    }
+
     /// Runs `ip` commands in it.
-    pub(crate) fn ip(&self, commands: &[&str]) -> Result<()> {
+    pub(crate) fn ip(&self, commands: &[impl AsRef<str>]) -> Result<()> {
         for command in commands {
-            let words = command.split_whitespace();
+            let words = command.as_ref().split_whitespace();
             workspace::output(Command::new("ip").args(["-n", &self.name]).args(words))?;
         }
         Ok(())
@@ -66,8 +74,7 @@ impl Netns {
     pub(crate) fn enter<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                let path = PathBuf::from(FOLDER).join(&self.name);
-                let link = File::open(&path)
+                let link = File::open(self.path())
                     .with_context(|| format!("could not open the namespace {}", self.name))?;
                 move_into_link_name_space(link.as_fd(), Some(LinkNameSpaceType::Network))
                     .with_context(|| format!("could not enter the namespace {}", self.name))?;

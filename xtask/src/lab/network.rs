@@ -1,53 +1,40 @@
-//! The lab's network:
+//! A [`Topology`] made real: a namespace for each host, wired, and one more, `center`, where the
+//! aggregator lives.
 //!
-//! ```text
-//!  client1 --.                                              10.77.N.0/24, fd77:N::/64
-//!   N=1      |-- gw1 (SNAT for IPv4) --N=3-- gw2 --N=4-- server
-//!  client2 --'     |                          |
-//!   N=2            '---------- center --------'             10.78.N.0/24, not tracked
-//! ```
-//!
-//! `center` is where the aggregator lives. Its links are marked `notrack` in the gateways, so
+//! Every host in which a node runs has a link to `center`: `10.78.N.0/24`, marked `notrack`, so
 //! what the nodes say never becomes a flow that they report.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::netns::Netns;
 use super::rules;
-
-/// What gw2 does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Variant {
-    /// A plain router: it sees the flows with gw1's address
-    Router,
-    /// NAT again: no tuple is the same on both sides of it
-    Nat2,
-}
+use super::topology::{Host, Topology};
 
 /// All namespaces, wired. Dropping it deletes them.
 pub(crate) struct Network {
-    pub(crate) client1: Netns,
-    pub(crate) client2: Netns,
-    pub(crate) gateways: [Gateway; 2],
-    pub(crate) server: Netns,
+    pub(crate) topology: &'static Topology,
+    /// The hosts that are watched, in the order of their declaration.
+    pub(crate) gateways: Vec<Gateway>,
+    /// The others.
+    others: Vec<(&'static str, Netns)>,
     pub(crate) center: Netns,
 }
 
-/// A gateway: one node runs in each.
+/// A host whose conntrack table a node reads.
 pub(crate) struct Gateway {
-    /// `gw1` or `gw2`.
     pub(crate) name: &'static str,
     pub(crate) netns: Netns,
-    /// The aggregator's address as this gateway reaches it.
-    pub(crate) center: Ipv4Addr,
+    /// The node that reads it.
+    pub(crate) node: &'static str,
+    /// The aggregator's address as this host reaches it, where the node runs here.
+    pub(crate) center: Option<Ipv4Addr>,
+    /// Whether every flow passes it.
+    pub(crate) sees_all: bool,
 }
-
-/// Addresses the traffic uses.
-pub(crate) const SERVER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 4, 2));
-pub(crate) const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 4, 0, 0, 0, 0, 0, 2));
-pub(crate) const CLIENT1_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2));
 
 /// Entries are gone a few seconds after their last packet, so that a run can wait for it.
 const GATEWAY_SETTINGS: &[(&str, &str)] = &[
@@ -72,46 +59,76 @@ pub(crate) const LONGEST_TIMEOUT_S: u64 = 5;
 
 impl Network {
     /// Makes everything; what was made before a failure is deleted again.
-    pub(crate) fn build(variant: Variant) -> Result<Self> {
-        let client1 = Netns::create("client1")?;
-        let client2 = Netns::create("client2")?;
-        let gw1 = Netns::create("gw1")?;
-        let gw2 = Netns::create("gw2")?;
-        let server = Netns::create("server")?;
+    pub(crate) fn build(topology: &'static Topology) -> Result<Self> {
         let center = Netns::create("center")?;
-
-        link((&gw1, "lan1"), (&client1, "eth0"), "77.1")?;
-        link((&gw1, "lan2"), (&client2, "eth0"), "77.2")?;
-        link((&gw1, rules::WAN), (&gw2, "lan"), "77.3")?;
-        link((&gw2, rules::WAN), (&server, "eth0"), "77.4")?;
-        link((&center, "gw1"), (&gw1, rules::MANAGEMENT), "78.1")?;
-        link((&center, "gw2"), (&gw2, rules::MANAGEMENT), "78.2")?;
-
-        for (client, n) in [(&client1, 1), (&client2, 2)] {
-            client.ip(&[
-                &format!("route add default via 10.77.{n}.1"),
-                &format!("route add default via fd77:{n}::1"),
-            ])?;
+        let mut network = Self { topology, gateways: Vec::new(), others: Vec::new(), center };
+        for host in topology.hosts {
+            let netns = Netns::create(host.name)?;
+            let home = host.home.iter().map(|own| format!("addr add {own} dev lo"));
+            netns.ip(&home.collect::<Vec<_>>())?;
+            match host.node {
+                Some(node) => network.watch(host, node, netns)?,
+                None => network.others.push((host.name, netns)),
+            }
         }
-        gw1.ip(&["route add default via 10.77.3.2", "route add default via fd77:3::2"])?;
-        gw2.ip(&[
-            "route add 10.77.1.0/24 via 10.77.3.1",
-            "route add 10.77.2.0/24 via 10.77.3.1",
-            "route add fd77:1::/64 via fd77:3::1",
-            "route add fd77:2::/64 via fd77:3::1",
-        ])?;
-        server.ip(&["route add default via 10.77.4.1", "route add default via fd77:4::1"])?;
-
-        let nat2 = variant == Variant::Nat2;
-        for (gateway, snat) in [(&gw1, Some("10.77.3.1")), (&gw2, nat2.then_some("10.77.4.1"))] {
+        for wire in topology.links {
+            let (one, two) = (network.host(wire.one.0)?, network.host(wire.two.0)?);
+            link((one, wire.one.1), (two, wire.two.1), wire.net)?;
+        }
+        for host in topology.hosts {
+            let routes = host.routes.iter().map(|route| format!("route add {route}"));
+            network.host(host.name)?.ip(&routes.collect::<Vec<_>>())?;
+        }
+        for host in topology.hosts.iter().filter(|host| host.node.is_some()) {
+            let gateway = network.host(host.name)?;
             gateway.sysctl(GATEWAY_SETTINGS)?;
-            rules::load(gateway, snat)?;
+            gateway.sysctl(topology.settings)?;
+            rules::load(gateway, host.snat)?;
         }
-        let gateways = [
-            Gateway { name: "gw1", netns: gw1, center: Ipv4Addr::new(10, 78, 1, 1) },
-            Gateway { name: "gw2", netns: gw2, center: Ipv4Addr::new(10, 78, 2, 1) },
-        ];
-        Ok(Self { client1, client2, gateways, server, center })
+        Ok(network)
+    }
+
+    fn watch(&mut self, host: &Host, node: &'static str, netns: Netns) -> Result<()> {
+        let runs_here = self.gateways.iter().all(|gateway| gateway.node != node);
+        let center = if runs_here {
+            let number = u8::try_from(self.gateways.len() + 1)?;
+            let ends = ((&self.center, host.name), (&netns, rules::MANAGEMENT));
+            link(ends.0, ends.1, &format!("78.{number}"))?;
+            Some(Ipv4Addr::new(10, 78, number, 1))
+        } else {
+            None
+        };
+        let (name, sees_all) = (host.name, host.sees_all);
+        self.gateways.push(Gateway { name, netns, node, center, sees_all });
+        Ok(())
+    }
+
+    /// The namespace of a host.
+    pub(crate) fn host(&self, name: &str) -> Result<&Netns> {
+        let watched = self.gateways.iter().map(|gateway| (gateway.name, &gateway.netns));
+        let others = self.others.iter().map(|(name, netns)| (*name, netns));
+        let mut found = watched.chain(others).filter(|(host, _)| *host == name);
+        Ok(found.next().with_context(|| format!("no host {name}"))?.1)
+    }
+
+    /// Where nodes run, with the aggregator's address as they reach it.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&Gateway, Ipv4Addr)> {
+        self.gateways.iter().filter_map(|gateway| Some((gateway, gateway.center?)))
+    }
+
+    /// What a node reads, unless that is just its own namespace.
+    pub(crate) fn read_by(&self, node: &str) -> Vec<String> {
+        let read = self.gateways.iter().filter(|gateway| gateway.node == node);
+        let names: Vec<String> = read.map(|gateway| gateway.netns.name().to_owned()).collect();
+        if names.len() > 1 { names } else { Vec::new() }
+    }
+}
+
+impl Gateway {
+    /// The number of its namespace, as the kernel and the store know it.
+    pub(crate) fn inode(&self) -> Result<u64> {
+        let path = self.netns.path();
+        Ok(fs::metadata(&path).with_context(|| path.display().to_string())?.ino())
     }
 }
 

@@ -20,6 +20,8 @@ use crate::workspace;
 pub(crate) const MANAGEMENT: &str = "mgmt";
 /// The gateways' device towards the server.
 pub(crate) const WAN: &str = "wan";
+/// The gateways' device towards each other, for conntrackd.
+pub(crate) const SYNC: &str = "sync";
 
 /// What the counters say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,11 +35,16 @@ pub(crate) struct Counted {
 
 /// Loads the rules into a gateway; IPv4 leaving by [`WAN`] gets the source address `snat`.
 pub(crate) fn load(gateway: &Netns, snat: Option<&str>) -> Result<()> {
-    let mut command = gateway.command("nft");
+    apply(gateway, &text(snat))
+}
+
+/// Has nft apply a ruleset in a namespace.
+pub(crate) fn apply(netns: &Netns, rules: &str) -> Result<()> {
+    let mut command = netns.command("nft");
     command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("could not start nft")?;
     let mut input = child.stdin.take().context("nft has no standard input")?;
-    input.write_all(text(snat).as_bytes()).context("nft did not take its rules")?;
+    input.write_all(rules.as_bytes()).context("nft did not take its rules")?;
     drop(input);
     let output = child.wait_with_output().context("could not wait for nft")?;
     if !output.status.success() {
@@ -48,8 +55,19 @@ pub(crate) fn load(gateway: &Netns, snat: Option<&str>) -> Result<()> {
 
 /// Reads a gateway's counters.
 pub(crate) fn read(gateway: &Netns) -> Result<Counted> {
-    let list = ["-j", "list", "counters", "table", "inet", "lab"];
-    parse(&workspace::output(gateway.command("nft").args(list))?)
+    let mut counters = counters(gateway, "lab")?;
+    if counters.len() != 6 {
+        bail!("nft listed {} counters, expected 6", counters.len());
+    }
+    let mut take = |name| counters.remove(name).with_context(|| format!("no counter {name}"));
+    let tracked = Both { original: take("original")?, reply: take("reply")? };
+    Ok(Counted { tracked, untracked: counters })
+}
+
+/// The named counters of a table.
+pub(crate) fn counters(netns: &Netns, table: &str) -> Result<BTreeMap<String, Amount>> {
+    let list = ["-j", "list", "counters", "table", "inet", table];
+    parse(&workspace::output(netns.command("nft").args(list))?)
 }
 
 fn text(snat: Option<&str>) -> String {
@@ -66,11 +84,11 @@ fn text(snat: Option<&str>) -> String {
             counter other {{}}
             chain raw_in {{
                 type filter hook prerouting priority raw
-                iifname {{ lo, {MANAGEMENT} }} notrack
+                iifname {{ lo, {MANAGEMENT}, {SYNC} }} notrack
             }}
             chain raw_out {{
                 type filter hook output priority raw
-                oifname {{ lo, {MANAGEMENT} }} notrack
+                oifname {{ lo, {MANAGEMENT}, {SYNC} }} notrack
             }}
             chain tally {{
                 ct state untracked counter name untracked return
@@ -82,12 +100,12 @@ fn text(snat: Option<&str>) -> String {
             }}
             chain tally_in {{
                 type filter hook prerouting priority mangle
-                iifname {{ lo, {MANAGEMENT} }} return
+                iifname {{ lo, {MANAGEMENT}, {SYNC} }} return
                 jump tally
             }}
             chain tally_out {{
                 type filter hook output priority mangle
-                oifname {{ lo, {MANAGEMENT} }} return
+                oifname {{ lo, {MANAGEMENT}, {SYNC} }} return
                 jump tally
             }}
             chain nat {{
@@ -98,29 +116,19 @@ fn text(snat: Option<&str>) -> String {
     )
 }
 
-fn parse(json: &[u8]) -> Result<Counted> {
+fn parse(json: &[u8]) -> Result<BTreeMap<String, Amount>> {
     let value: Value = serde_json::from_slice(json).context("nft -j did not print JSON")?;
     let items = value.get("nftables").and_then(Value::as_array).context("no `nftables` list")?;
-    let mut counted = Counted::default();
-    let mut seen = 0;
+    let mut counters = BTreeMap::new();
     for counter in items.iter().filter_map(|item| item.get("counter")) {
         let name = counter.get("name").and_then(Value::as_str).context("a counter has no name")?;
         let number = |key| counter.get(key).and_then(Value::as_u64);
         let (Some(packets), Some(bytes)) = (number("packets"), number("bytes")) else {
             bail!("the counter {name} has no numbers");
         };
-        let amount = Amount { packets, bytes };
-        match name {
-            "original" => counted.tracked.original = amount,
-            "reply" => counted.tracked.reply = amount,
-            _ => drop(counted.untracked.insert(name.to_owned(), amount)),
-        }
-        seen += 1;
+        counters.insert(name.to_owned(), Amount { packets, bytes });
     }
-    if seen != 6 {
-        bail!("nft listed {seen} counters, expected 6");
-    }
-    Ok(counted)
+    Ok(counters)
 }
 
 #[cfg(test)]
@@ -128,16 +136,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_read_by_name_and_none_may_be_missing() {
+    fn counters_are_read_by_name() {
         let counter = |name, n| {
             format!(r#"{{"counter":{{"name":"{name}","packets":{n},"bytes":{}}}}}"#, n * 100)
         };
-        let names = ["original", "reply", "related", "invalid", "untracked", "other"];
-        let list: Vec<String> = names.iter().zip(1..).map(|(name, n)| counter(name, n)).collect();
+        let list: Vec<String> = ["reply", "related"].map(|name| counter(name, name.len())).into();
         let json = format!(r#"{{"nftables":[{{"metainfo":{{}}}},{}]}}"#, list.join(","));
-        let counted = parse(json.as_bytes()).unwrap();
-        assert_eq!(counted.tracked.reply, Amount { packets: 2, bytes: 200 });
-        assert_eq!(counted.untracked["related"], Amount { packets: 3, bytes: 300 });
-        assert!(parse(format!(r#"{{"nftables":[{}]}}"#, list[0]).as_bytes()).is_err());
+        let counters = parse(json.as_bytes()).unwrap();
+        assert_eq!(counters["reply"], Amount { packets: 5, bytes: 500 });
+        assert_eq!(counters["related"], Amount { packets: 7, bytes: 700 });
+        assert!(parse(br#"{"nftables":[{"counter":{"name":"x","packets":1}}]}"#).is_err());
     }
 }

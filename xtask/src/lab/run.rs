@@ -1,26 +1,32 @@
 //! The lab with the product: a node in each gateway, an aggregator beside them, traffic, and at
-//! the end three counts of the same packets that know nothing of each other.
+//! the end counts of the same packets that know nothing of each other: three of each gateway, and
+//! those of the ends for all together.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::capture::{Capture, Witness, dump};
+use super::conntrackd::Synced;
+use super::course::{Course, flush};
 use super::kernel::settle;
-use super::network::{Network, Variant};
+use super::network::{Gateway, Network};
+use super::once::{Once, Slack};
 use super::rules;
-use super::summary::{GatewayCounts, NodeSaid};
+use super::summary::{GatewayCounts, NodeSaid, is_whole};
+use super::tally::total;
+use super::topology::Topology;
 use super::traffic::{Done, Traffic};
+use super::truth::{Ends, Samples};
 use crate::interrupt::Interrupt;
-use crate::threads::outcome;
 use crate::up::stack::{Aggregator, Node, PORT, Place, Programs};
 use crate::up::{Database, Folder, duration, stored};
 use crate::workspace;
 
 /// How to run it.
 pub(crate) struct Plan {
-    pub(crate) variant: Variant,
+    pub(crate) topology: &'static Topology,
     /// How long traffic flows; without it until Ctrl-C.
     pub(crate) time: Option<Duration>,
     /// The nodes' interval.
@@ -33,113 +39,140 @@ pub(crate) struct Plan {
     pub(crate) profile: String,
 }
 
-/// A round of traffic begins no sooner than this after the last one.
-const ROUND: Duration = Duration::from_secs(1);
+/// How long the store may take to have everything.
+const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// Runs it and prints the summary.
 ///
 /// # Errors
 /// Something did not start or stay up, or the counts differ.
 pub(crate) fn counts(plan: &Plan, interrupt: &Interrupt) -> Result<()> {
+    let interval = duration(&plan.interval).map_err(anyhow::Error::msg)?;
     let programs = Programs::build(&plan.profile)?;
     let folder = Folder::make(plan.keep)?;
-    let network = Network::build(plan.variant)?;
+    let network = Network::build(plan.topology)?;
+    let ends = Ends::count(&network)?;
     let captures = if plan.capture { captures(&network)? } else { Vec::new() };
+    let synced = synced(&network, &folder, interrupt)?;
     // Flows that are older than the nodes.
     let mut traffic = Traffic::start(&network)?;
     let database = Database::of(plan.store.as_deref())?;
-    let store = database.store();
-    let mut aggregator = aggregator(&programs, &network, &folder, store)?;
-    let mut nodes = nodes(&aggregator, &network, &plan.interval, [PORT, PORT])?;
+    let mut aggregator = aggregator(&programs, &network, &folder, database.store())?;
+    let mut nodes = nodes(&aggregator, &network, &plan.interval, |_| PORT)?;
     aggregator.start(interrupt)?;
     for node in &mut nodes {
         node.start(interrupt)?;
     }
-    eprintln!("aggregator and {} nodes are up, traffic begins", nodes.len());
+    eprintln!(
+        "{}: aggregator and {} nodes are up, traffic begins",
+        network.topology.name,
+        nodes.len()
+    );
 
-    let end = plan.time.map(|time| Instant::now() + time);
-    while !interrupt.take() && end.is_none_or(|end| Instant::now() < end) {
-        let begun = Instant::now();
-        traffic.round()?;
-        aggregator.check()?;
-        nodes.iter_mut().try_for_each(Node::check)?;
-        std::thread::sleep(ROUND.saturating_sub(begun.elapsed()));
-    }
+    let mut course = Course {
+        network: &network,
+        aggregator: &mut aggregator,
+        nodes: &mut nodes,
+        synced,
+        ends: &ends,
+        samples: Samples::default(),
+        interrupt,
+        // A reading of all that was sent before, and what two clocks may differ by.
+        calm: interval * 2 + Duration::from_secs(2),
+    };
+    let lasted = course.run(&mut traffic, plan.time)?;
+    let Course { samples, synced, .. } = course;
     let done = traffic.finish()?;
+    if plan.topology.flush {
+        interrupt.wait(interval)?;
+        flush(&network, interrupt)?;
+    }
     if plan.capture {
         settle(&network, interrupt)?;
     } else {
         settle_without_looking(&network, interrupt)?;
     }
+    drop(synced);
     let witnesses = finish(&network, captures)?;
-    let interval = duration(&plan.interval).map_err(anyhow::Error::msg)?;
-    interrupt.wait(interval * 2)?;
+    let truth = ends.read()?;
+    caught_up(&network, &aggregator.stored(), interrupt)?;
     let counts = stop(&network, &mut nodes, &mut aggregator, witnesses, interrupt)?;
-    judge(&counts, done)
+    let slack = Slack::of(plan.topology, &samples, interval, lasted);
+    let merged = stored::merged(&aggregator.stored())?;
+    let once = Once::of(plan.topology, counts.iter().map(|c| &c.stored), truth, merged, slack);
+    judge(&counts, done, &once)
 }
 
 /// One capture a gateway.
-pub(super) fn captures(network: &Network) -> Result<Vec<Capture>> {
+pub(crate) fn captures(network: &Network) -> Result<Vec<Capture>> {
     network.gateways.iter().map(|gateway| Capture::start(&gateway.netns)).collect()
 }
 
-/// An aggregator in the middle, with keys for both its addresses.
-pub(super) fn aggregator<'n>(
+fn synced(network: &Network, folder: &Folder, interrupt: &Interrupt) -> Result<Option<Synced>> {
+    let Some([one, two]) = network.topology.synced else { return Ok(None) };
+    let pair = [network.host(one)?, network.host(two)?];
+    Synced::start(pair, folder.path(), interrupt).map(Some)
+}
+
+/// An aggregator in the middle, with keys for all its addresses.
+pub(crate) fn aggregator<'n>(
     programs: &Programs,
     network: &'n Network,
     folder: &Folder,
     store: Option<&str>,
 ) -> Result<Aggregator<'n>> {
-    let names: Vec<String> = network.gateways.iter().map(|g| g.center.to_string()).collect();
-    Aggregator::prepare(programs, Place::In(&network.center), folder.path(), store, &names)
+    let names: Vec<String> = network.nodes().map(|(_, center)| center.to_string()).collect();
+    let place = Place::In(&network.center);
+    let mut aggregator = Aggregator::prepare(programs, place, folder.path(), store, &names)?;
+    aggregator.configure(network.topology.merge)?;
+    Ok(aggregator)
 }
 
-/// A node in each gateway, which reaches the aggregator at the given port.
-pub(super) fn nodes<'n>(
+/// The nodes, each of which reaches the aggregator at the port that `port` gives its place.
+pub(crate) fn nodes<'n>(
     aggregator: &Aggregator<'_>,
     network: &'n Network,
     interval: &str,
-    ports: [u16; 2],
+    port: impl Fn(u16) -> u16,
 ) -> Result<Vec<Node<'n>>> {
-    let node = |(gateway, port): (&'n super::network::Gateway, u16)| {
-        let address = SocketAddr::new(IpAddr::V4(gateway.center), port);
+    let node = |(number, (gateway, center)): (u16, (&'n Gateway, _))| {
+        let address = SocketAddr::new(IpAddr::V4(center), port(number));
         let place = Place::In(&gateway.netns);
-        Node::prepare(aggregator, place, gateway.name, address, interval)
+        let node = Node::prepare(aggregator, place, gateway.node, address, interval)?;
+        Ok(node.reading(network.read_by(gateway.node)))
     };
-    network.gateways.iter().zip(ports).map(node).collect()
-}
-
-/// Runs rounds of traffic, one a second, until `meanwhile` is done.
-pub(super) fn with_traffic<T: Send>(
-    traffic: &mut Traffic<'_>,
-    meanwhile: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
-    std::thread::scope(|scope| {
-        let meanwhile = scope.spawn(meanwhile);
-        let mut went = Ok(());
-        while !meanwhile.is_finished() {
-            let begun = Instant::now();
-            if went.is_ok() {
-                went = traffic.round();
-            }
-            std::thread::sleep(ROUND.saturating_sub(begun.elapsed()));
-        }
-        let result = outcome(meanwhile.join(), "what ran beside the traffic");
-        went.context("traffic")?;
-        result
-    })
+    (0..).zip(network.nodes()).map(node).collect()
 }
 
 /// What the captures saw in all, one a gateway.
-pub(super) fn finish(network: &Network, captures: Vec<Capture>) -> Result<Vec<Witness>> {
-    let finish = |(gateway, capture): (&super::network::Gateway, Capture)| {
-        capture.finish(dump(&gateway.netns)?)
-    };
+pub(crate) fn finish(network: &Network, captures: Vec<Capture>) -> Result<Vec<Witness>> {
+    let finish = |(gateway, capture): (&Gateway, Capture)| capture.finish(dump(&gateway.netns)?);
     network.gateways.iter().zip(captures).map(finish).collect()
 }
 
+/// Waits until everything the gateways have counted is stored, with every end; what is not by
+/// then is for the judge to tell.
+fn caught_up(network: &Network, place: &stored::Place, interrupt: &Interrupt) -> Result<()> {
+    let all = interrupt.wait_for("everything to be stored", CATCH_UP, || {
+        for gateway in &network.gateways {
+            let stored = stored::read_in(place, gateway.node, gateway.inode()?)?;
+            let counted = rules::read(&gateway.netns)?.tracked;
+            let torn = network.topology.synced.is_some();
+            if stored.open > 0 || !is_whole(total(&stored.raw), counted, torn) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    });
+    if let Err(error) = all {
+        interrupt.check()?;
+        eprintln!("{error:#}");
+    }
+    Ok(())
+}
+
 /// Stops nodes, then the aggregator, and collects every count.
-pub(super) fn stop(
+pub(crate) fn stop(
     network: &Network,
     nodes: &mut [Node<'_>],
     aggregator: &mut Aggregator<'_>,
@@ -147,36 +180,43 @@ pub(super) fn stop(
     interrupt: &Interrupt,
 ) -> Result<Vec<GatewayCounts>> {
     let place = aggregator.stored();
-    let mut counts = Vec::new();
-    let mut witnesses = witnesses.into_iter();
-    for (gateway, node) in network.gateways.iter().zip(nodes) {
+    let mut said = Vec::new();
+    for node in nodes {
         interrupt.check()?;
-        let said = NodeSaid::read(&node.metrics()?);
+        said.push((node.name().to_owned(), NodeSaid::read(&node.metrics()?)));
         node.stop()?;
-        counts.push(GatewayCounts {
-            name: gateway.name,
-            witness: witnesses.next(),
-            counted: rules::read(&gateway.netns)?,
-            said,
-            stored: stored::read(&place, gateway.name)?,
-        });
     }
     workspace::run(&mut aggregator.reading(&["report", "--by", "node"]))?;
     aggregator.stop()?;
-    Ok(counts)
+    let mut witnesses = witnesses.into_iter();
+    let counts = |gateway: &Gateway| {
+        let said = said.iter().find(|(node, _)| *node == gateway.node);
+        Ok(GatewayCounts {
+            name: gateway.name,
+            witness: witnesses.next(),
+            counted: rules::read(&gateway.netns)?,
+            said: said.context("a node that said nothing")?.1,
+            stored: stored::read_in(&place, gateway.node, gateway.inode()?)?,
+            sees_all: gateway.sees_all,
+            torn: network.topology.synced.is_some(),
+        })
+    };
+    network.gateways.iter().map(counts).collect()
 }
 
 /// Prints the summary.
 ///
 /// # Errors
 /// Two counts differ that must not, or the witnesses saw less than was sent.
-fn judge(counts: &[GatewayCounts], done: Done) -> Result<()> {
+fn judge(counts: &[GatewayCounts], done: Done, once: &Once) -> Result<()> {
     let mut wrong = Vec::new();
     for gateway in counts {
         eprint!("{gateway}");
         wrong.extend(gateway.differences());
         wrong.extend(gateway.vacuous(done));
     }
+    eprint!("{once}");
+    wrong.extend(once.wrong());
     if !wrong.is_empty() {
         bail!("{}", wrong.join("; "));
     }

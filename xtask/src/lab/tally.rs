@@ -47,6 +47,11 @@ impl Both {
         [self.original.packets, self.original.bytes, self.reply.packets, self.reply.bytes]
     }
 
+    /// The same, seen from the other end.
+    pub(crate) const fn turned(self) -> Self {
+        Self { original: self.reply, reply: self.original }
+    }
+
     /// Whether nothing in it is less than in `other`.
     pub(crate) fn covers(self, other: Self) -> bool {
         self.numbers().iter().zip(other.numbers()).all(|(ours, theirs)| *ours >= theirs)

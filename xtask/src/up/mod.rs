@@ -58,6 +58,18 @@ enum Lab {
     Router,
     /// Two NAT gateways, one behind the other
     Nat2,
+    /// Router, NAT and NAT in a row
+    Chain,
+    /// Two gateways, one takes over from the other and gives back: without and with conntrackd
+    Ha,
+    /// Requests by one gateway, replies by another
+    Asym,
+    /// Equal addresses at several sites, behind NAT and in domains
+    Overlap,
+    /// A second gateway joins the path in mid-flow
+    Reroute,
+    /// One host that watches its containers' namespaces and its own
+    Netns,
     /// Everything is killed, wiped and cut off once
     Kill,
 }
@@ -90,17 +102,29 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         Some(Lab::Kill) => return lab::kill(&flags.profile, flags.keep, &interrupt),
         Some(Lab::Router) => Variant::Router,
         Some(Lab::Nat2) => Variant::Nat2,
+        Some(Lab::Chain) => Variant::Chain,
+        Some(Lab::Ha) => Variant::Ha,
+        Some(Lab::Asym) => Variant::Asym,
+        Some(Lab::Overlap) => Variant::Overlap,
+        Some(Lab::Reroute) => Variant::Reroute,
+        Some(Lab::Netns) => Variant::Netns,
     };
-    let plan = lab::Plan {
-        variant,
-        time: flags.time,
-        interval: interval("2s"),
-        store: flags.store.clone(),
-        capture: !flags.no_capture,
-        keep: flags.keep,
-        profile: flags.profile.clone(),
-    };
-    lab::counts(&plan, &interrupt)
+    if variant == Variant::Ha {
+        packages::ensure(&[packages::SYNC], flags.yes)?;
+    }
+    for topology in variant.topologies() {
+        let plan = lab::Plan {
+            topology,
+            time: flags.time,
+            interval: interval("2s"),
+            store: flags.store.clone(),
+            capture: !flags.no_capture,
+            keep: flags.keep,
+            profile: flags.profile.clone(),
+        };
+        lab::counts(&plan, &interrupt)?;
+    }
+    Ok(())
 }
 
 /// A time with a unit: `90s`, `5m`, `1h`.

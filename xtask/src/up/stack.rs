@@ -23,6 +23,9 @@ pub(crate) const AGGREGATOR_HTTP: u16 = 8080;
 pub(crate) const NODE_HTTP: u16 = 8000;
 /// How long a program may take to be ready.
 const START: Duration = Duration::from_secs(30);
+/// Pages that say whether a program can do its work, and whether it runs at all.
+const READY: &str = "/readyz";
+const ALIVE: &str = "/healthz";
 /// How long a program may take to flush and end.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -89,6 +92,8 @@ pub(crate) struct Aggregator<'a> {
     place: Place<'a>,
     folder: PathBuf,
     store: String,
+    /// A file of more configuration.
+    config: Option<PathBuf>,
     running: Option<Running>,
 }
 
@@ -111,7 +116,18 @@ impl<'a> Aggregator<'a> {
             command.args(["--san", name]);
         }
         workspace::output(&mut command)?;
-        Ok(Self { programs: programs.clone(), place, folder, store, running: None })
+        Ok(Self { programs: programs.clone(), place, folder, store, config: None, running: None })
+    }
+
+    /// Gives it a configuration file, unless there is nothing to say.
+    pub(crate) fn configure(&mut self, text: &str) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let file = self.folder.join("aggregator.toml");
+        fs::write(&file, text).with_context(|| file.display().to_string())?;
+        self.config = Some(file);
+        Ok(())
     }
 
     /// Where other programs find the store.
@@ -135,9 +151,12 @@ impl<'a> Aggregator<'a> {
         command.args(["--store", &self.store]);
         command.arg("--state-dir").arg(&self.folder);
         command.arg("--pki").arg(self.folder.join("pki"));
+        if let Some(file) = &self.config {
+            command.arg("--config").arg(file);
+        }
         let log = self.folder.join("log");
         let running = self.running.insert(Running::start("the aggregator", command, &log)?);
-        ready(self.place, AGGREGATOR_HTTP, running, interrupt)
+        ready(self.place, AGGREGATOR_HTTP, READY, running, interrupt)
     }
 
     /// Whether it still runs, though nobody stopped it.
@@ -177,6 +196,8 @@ pub(crate) struct Node<'a> {
     aggregator: SocketAddr,
     interval: String,
     http: u16,
+    /// Network namespaces it reads, unless only its own.
+    netns: Vec<String>,
     /// Instead of the kernel.
     recording: Option<PathBuf>,
     running: Option<Running>,
@@ -208,6 +229,7 @@ impl<'a> Node<'a> {
             aggregator,
             interval: interval.to_owned(),
             http: NODE_HTTP,
+            netns: Vec::new(),
             recording: None,
             running: None,
         })
@@ -216,6 +238,11 @@ impl<'a> Node<'a> {
     /// Lets it answer HTTP on another port: several may run in one place.
     pub(crate) fn http(self, port: u16) -> Self {
         Self { http: port, ..self }
+    }
+
+    /// Lets it read these network namespaces; none means its own.
+    pub(crate) fn reading(self, netns: Vec<String>) -> Self {
+        Self { netns, ..self }
     }
 
     /// Lets its next life play this recording.
@@ -228,8 +255,17 @@ impl<'a> Node<'a> {
         &self.name
     }
 
-    /// Starts it and waits until it reads the kernel's events.
+    /// Starts it and waits until it reads the kernel's events and has reached the aggregator.
     pub(crate) fn start(&mut self, interrupt: &Interrupt) -> Result<()> {
+        self.start_until(READY, interrupt)
+    }
+
+    /// Starts it where the aggregator may be out of reach.
+    pub(crate) fn start_apart(&mut self, interrupt: &Interrupt) -> Result<()> {
+        self.start_until(ALIVE, interrupt)
+    }
+
+    fn start_until(&mut self, page: &str, interrupt: &Interrupt) -> Result<()> {
         let pki = self.folder.join("pki");
         let mut command = self.place.command(&self.programs.node);
         command.args(["--aggregator", &self.aggregator.to_string()]);
@@ -238,13 +274,16 @@ impl<'a> Node<'a> {
         command.arg("--key").arg(pki.join("node.key"));
         command.arg("--state-dir").arg(self.state());
         command.args(["--http", &format!("127.0.0.1:{}", self.http)]);
+        if !self.netns.is_empty() {
+            command.args(["--netns", &self.netns.join(",")]);
+        }
         if let Some(file) = &self.recording {
             command.args(["--source", &format!("replay:{}", file.display())]);
         }
         command.args(["--name", &self.name, "--interval", &self.interval]);
         let log = self.folder.join("log");
         let running = self.running.insert(Running::start(&self.name, command, &log)?);
-        ready(self.place, self.http, running, interrupt)
+        ready(self.place, self.http, page, running, interrupt)
     }
 
     /// Whether it still runs, though nobody stopped it.
@@ -284,18 +323,25 @@ impl<'a> Node<'a> {
         self.running.as_ref().with_context(|| format!("{} does not run", self.name))
     }
 
-    fn state(&self) -> PathBuf {
+    /// Its state folder.
+    pub(crate) fn state(&self) -> PathBuf {
         self.folder.join("state")
     }
 }
 
-/// Waits until a program says that it is ready.
-fn ready(place: Place<'_>, port: u16, running: &mut Running, interrupt: &Interrupt) -> Result<()> {
+/// Waits until a page of a program says that all is well.
+fn ready(
+    place: Place<'_>,
+    port: u16,
+    page: &str,
+    running: &mut Running,
+    interrupt: &Interrupt,
+) -> Result<()> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut last = String::from("no answer");
     let waited = interrupt.wait_for("a program to be ready", START, || {
         running.check()?;
-        Ok(match place.enter(|| http::get(address, "/readyz")) {
+        Ok(match place.enter(|| http::get(address, page)) {
             Ok(answer) if answer.status == 200 => Some(()),
             Ok(answer) => {
                 last = format!("{} {}", answer.status, answer.body.trim());
@@ -304,5 +350,5 @@ fn ready(place: Place<'_>, port: u16, running: &mut Running, interrupt: &Interru
             Err(_) => None,
         })
     });
-    waited.with_context(|| format!("/readyz said: {last}, the log ends with\n{}\n", running.tail()))
+    waited.with_context(|| format!("{page} said: {last}, the log ends with\n{}\n", running.tail()))
 }

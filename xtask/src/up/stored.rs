@@ -1,6 +1,7 @@
 //! What the aggregator has stored, read by a program that is not ours: `sqlite3` or `psql`, which
 //! adds up the rows of every entry.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::lab::tally::{Amount, Both, Flows, Key};
+use crate::lab::tally::{Amount, Both, Difference, Flows, Key};
 use crate::workspace;
 
 /// A store, as other programs find it.
@@ -62,8 +63,8 @@ impl Place {
 pub(crate) struct Stored {
     /// Sums of what the node reported, by entry.
     pub(crate) raw: Flows,
-    /// Sums of what was counted of it.
-    pub(crate) counted: Both,
+    /// Sums of what was counted of it; what was found out to be another observer's is taken back.
+    pub(crate) counted: BTreeMap<Key, Difference>,
     /// What the node said it read in all: the ended entries of every interval, and what lived at
     /// the end of the last one.
     pub(crate) said: Both,
@@ -90,16 +91,62 @@ struct Line {
     raw_bytes_orig: u64,
     raw_packets_reply: u64,
     raw_bytes_reply: u64,
-    packets_orig: u64,
-    bytes_orig: u64,
-    packets_reply: u64,
-    bytes_reply: u64,
+    packets_orig: i64,
+    bytes_orig: i64,
+    packets_reply: i64,
+    bytes_reply: i64,
     unseen: u8,
     ended: u8,
 }
 
+impl Stored {
+    /// The sum of what was counted.
+    pub(crate) fn counted(&self) -> Difference {
+        let mut sum = [0; 4];
+        let all = self.counted.values();
+        all.for_each(|counted| sum.iter_mut().zip(counted).for_each(|(sum, n)| *sum += n));
+        sum
+    }
+}
+
+/// What is stored of flows that several observers saw.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(crate) struct Merged {
+    /// Flows, whoever saw them.
+    pub(crate) paths: u64,
+    /// Rows that take back what was counted twice, and their bytes.
+    pub(crate) retractions: u64,
+    pub(crate) retracted: u64,
+}
+
+/// `RecordFlags::RETRACTION`, likewise.
+const RETRACTION: u32 = 1 << 8 << 16;
+
+/// Reads what is stored of all nodes together.
+pub(crate) fn merged(place: &Place) -> Result<Merged> {
+    let of = format!("FROM flow_all WHERE flags & {RETRACTION} != 0");
+    let query = format!(
+        "SELECT (SELECT COUNT(DISTINCT COALESCE(a.into_path, o.path))
+                 FROM flow_observer o LEFT JOIN path_alias a ON a.path = o.path) AS paths,
+                (SELECT COUNT(*) {of}) AS retractions,
+                (SELECT COALESCE(-SUM(bytes_orig + bytes_reply), 0) {of}) AS retracted"
+    );
+    let lines: Vec<Merged> = serde_json::from_slice(&place.ask(&query)?).context("merged flows")?;
+    lines.first().copied().context("a sum without a line")
+}
+
 /// Reads everything of one node.
 pub(crate) fn read(place: &Place, node: &str) -> Result<Stored> {
+    reading(place, node, "")
+}
+
+/// Reads everything a node saw in the network namespace with this inode.
+pub(crate) fn read_in(place: &Place, node: &str, inode: u64) -> Result<Stored> {
+    let within = "o.netns IN (SELECT id FROM netns WHERE inode =";
+    reading(place, node, &format!("AND {within} {inode})"))
+}
+
+fn reading(place: &Place, node: &str, and: &str) -> Result<Stored> {
     if !node.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         bail!("{node:?} is no node name");
     }
@@ -120,7 +167,7 @@ pub(crate) fn read(place: &Place, node: &str) -> Result<Stored> {
          FROM flow_observer o
          LEFT JOIN flow_all f ON f.entry = o.entry
          JOIN node n ON n.id = o.node
-         WHERE n.name = '{node}'
+         WHERE n.name = '{node}' {and}
          GROUP BY o.entry",
         place.address("o.src"),
         place.address("o.dst"),
@@ -187,8 +234,8 @@ fn parse(json: &[u8]) -> Result<Stored> {
             (line.raw_packets_orig, line.raw_bytes_orig),
             (line.raw_packets_reply, line.raw_bytes_reply),
         );
-        stored.counted +=
-            both((line.packets_orig, line.bytes_orig), (line.packets_reply, line.bytes_reply));
+        let counted = [line.packets_orig, line.bytes_orig, line.packets_reply, line.bytes_reply];
+        stored.counted.insert(key, counted.map(i128::from));
         if stored.raw.insert(key, raw).is_some() {
             bail!("the store has two entries of one flow: {key}");
         }
@@ -282,7 +329,7 @@ mod tests {
     fn adds_up(stored: Stored) {
         let sums: Vec<_> = stored.raw.iter().map(|(k, b)| (k.start, b.numbers())).collect();
         assert_eq!(sums, [(111, [7, 700, 0, 0]), (222, [7, 700, 0, 0])]);
-        assert_eq!(stored.counted.numbers(), [4, 400, 0, 0]);
+        assert_eq!(stored.counted(), [4, 400, 0, 0]);
         assert_eq!(stored.unseen.iter().map(|key| key.start).collect::<Vec<_>>(), [111]);
         assert_eq!(stored.open, 1);
         assert_eq!(stored.said.numbers(), [14, 1400, 0, 0]);
@@ -330,7 +377,7 @@ mod tests {
         assert_eq!(key.src, IpAddr::from([10, 0, 0, 1]));
         assert_eq!(key.dst.to_string(), "fd77:4::2");
         assert_eq!(raw.numbers(), [3, 300, 1, 100]);
-        assert_eq!(stored.counted.numbers(), [2, 200, 0, 0]);
+        assert_eq!(stored.counted(), [2, 200, 0, 0]);
         assert_eq!((stored.unseen.len(), stored.open), (1, 1));
         assert!(parse(b"").unwrap().raw.is_empty());
         assert!(address("0A00").is_err());

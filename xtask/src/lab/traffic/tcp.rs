@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
 
-use super::Done;
+use super::{Done, any};
 
 /// A transfer that makes no progress for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,9 +23,18 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(to: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE)
-            .with_context(|| format!("could not connect to {to}"))?;
+    /// Connects, from this port or one that the kernel chooses.
+    pub(super) fn open(to: SocketAddr, from: Option<u16>) -> Result<Self> {
+        let failed = || format!("could not connect to {to}");
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = net::socket(family, SocketType::STREAM, None).with_context(failed)?;
+        // Limits how long connecting may take, too.
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+        if from.is_some() {
+            net::bind(&socket, &any(to.ip(), from)).context("could not take a source port")?;
+        }
+        net::connect(&socket, &to).with_context(failed)?;
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream })

@@ -15,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A flow of its own: one to four requests, sizes by `index`, each answered.
-pub(super) fn flow(to: SocketAddr, index: u32) -> Result<Done> {
-    let socket = connected(to)?;
+pub(super) fn flow(to: SocketAddr, index: u32, from: Option<u16>) -> Result<Done> {
+    let socket = connected(to, from)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut done = Done { flows: 1, ..Done::default() };
     let mut buffer = [0; 2048];
@@ -36,8 +36,8 @@ pub(super) fn flow(to: SocketAddr, index: u32) -> Result<Done> {
 }
 
 /// A flow of datagrams that wait for no answer.
-pub(super) fn shout(to: SocketAddr, count: u32) -> Result<Done> {
-    let socket = connected(to)?;
+pub(super) fn shout(to: SocketAddr, count: u32, from: Option<u16>) -> Result<Done> {
+    let socket = connected(to, from)?;
     let mut done = Done { flows: 1, ..Done::default() };
     for _ in 0..count {
         done.sent += socket.send(&[0; 100]).context("could not send a datagram")? as u64;
@@ -45,8 +45,8 @@ pub(super) fn shout(to: SocketAddr, count: u32) -> Result<Done> {
     Ok(done)
 }
 
-fn connected(to: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(any(to.ip())).context("could not open a UDP socket")?;
+fn connected(to: SocketAddr, from: Option<u16>) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(any(to.ip(), from)).context("could not open a UDP socket")?;
     socket.connect(to).with_context(|| format!("no route to {to}"))?;
     Ok(socket)
 }
