@@ -88,6 +88,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "layout", help_heading = "Reading")]
     pub btf: Option<PathBuf>,
 
+    /// The part of it that is the module nf_conntrack's, where that is a file of its own
+    ///
+    /// [env: CONNTRACCT_EBPF__BTF_MODULE]
+    #[arg(long, value_name = "FILE", requires = "btf", help_heading = "Reading")]
+    pub btf_module: Option<PathBuf>,
+
     /// Where things lie in this kernel, for eBPF; `conntracct-node layout` writes such a file
     ///
     /// [env: CONNTRACCT_EBPF__LAYOUT]
@@ -195,6 +201,15 @@ pub enum Command {
     CheckHealth(HealthArgs),
     /// Install the keys that `conntracct-aggregator pki issue NAME` wrote for this node
     Join(JoinCommand),
+    /// Look for what makes figures wrong or missing, and say how to cure it; fails where it is
+    Doctor(DoctorArgs),
+    /// Send real traffic through a network of its own, and check what the source says of it
+    ///
+    /// Needs root. Makes network namespaces that nobody else sees and that end with the process,
+    /// sends TCP, UDP and ICMP through them, with and without NAT, and compares what the source
+    /// reports with what was sent. What cannot be checked on this kernel is skipped, with the
+    /// reason. Fails where a check fails, or where none could be made.
+    Test(TestArgs),
     /// Show the live connections of the running node
     Flows(FlowsArgs),
     /// Write where things lie in this kernel, for --layout on a kernel that does not say it
@@ -221,6 +236,42 @@ pub struct LayoutArgs {
     /// The type information (BTF) of the kernel that is meant [default: the running one's]
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
+
+    /// The part of it that is the module nf_conntrack's, where that is a file of its own
+    #[arg(long, value_name = "FILE", requires = "btf")]
+    pub btf_module: Option<PathBuf>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DoctorArgs {
+    /// Print one JSON object instead of lines for people
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Which source: auto, ebpf or netlink [default: as configured, auto]
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+
+    /// The kernel's type information, for eBPF on a kernel without its own
+    #[arg(long, value_name = "FILE", conflicts_with = "layout")]
+    pub btf: Option<PathBuf>,
+
+    /// The part of it that is the module nf_conntrack's, where that is a file of its own
+    #[arg(long, value_name = "FILE", requires = "btf")]
+    pub btf_module: Option<PathBuf>,
+
+    /// Where things lie in this kernel, for eBPF
+    #[arg(long, value_name = "FILE")]
+    pub layout: Option<PathBuf>,
+
+    /// Print one JSON object instead of lines for people
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `flows`.
@@ -276,6 +327,24 @@ pub enum Format {
 }
 
 impl Cli {
+    /// Source, and type information, its module's part and layout, as the command or else the run
+    /// has them.
+    fn source_flags(&self) -> (Option<&String>, [Option<&PathBuf>; 3]) {
+        let run = &self.run;
+        let (source, files) = match &self.command {
+            Some(Command::Layout(args)) => (&None, [&args.btf, &args.btf_module, &None]),
+            Some(Command::Test(args)) => {
+                (&args.source, [&args.btf, &args.btf_module, &args.layout])
+            }
+            _ => (&None, [&None, &None, &None]),
+        };
+        let of_run = [&run.btf, &run.btf_module, &run.layout].map(Option::as_ref);
+        let files = files.map(Option::as_ref);
+        // They belong together.
+        let files = if files.iter().any(Option::is_some) { files } else { of_run };
+        (source.as_ref().or(run.source.as_ref()), files)
+    }
+
     /// What the flags say, by configuration key.
     #[must_use]
     pub fn flags(&self) -> Flags {
@@ -289,13 +358,11 @@ impl Cli {
         flags.set("tls.key", "--key", run.key.as_ref().map(text));
         let accept = run.accept_new_store.then_some(true);
         flags.set("accept_new_store", "--accept-new-store", accept);
-        flags.set("source", "--source", run.source.clone());
-        let btf = match &self.command {
-            Some(Command::Layout(args)) => args.btf.as_ref(),
-            _ => run.btf.as_ref(),
-        };
+        let (source, [btf, module, layout]) = self.source_flags();
+        flags.set("source", "--source", source.cloned());
         flags.set("ebpf.btf", "--btf", btf.map(text));
-        flags.set("ebpf.layout", "--layout", run.layout.as_ref().map(text));
+        flags.set("ebpf.btf_module", "--btf-module", module.map(text));
+        flags.set("ebpf.layout", "--layout", layout.map(text));
         flags.set("record", "--record", run.record.as_ref().map(text));
         flags.set("interval", "--interval", run.interval.clone());
         flags.set("netns", "--netns", list(&run.netns));
@@ -329,6 +396,10 @@ Examples:
       install this node's keys first
   conntracct-node -c /etc/conntracct/node.toml check-config
       check a configuration without starting anything
+  conntracct-node --aggregator flows.example.net:4433 doctor
+      what would make figures wrong or missing here, and the cure
+  conntracct-node test
+      real traffic in namespaces of its own: does this kernel count as it should?
   conntracct-node flows --dst 10.0.0.0/8 --port 443
       what is going on right now
 

@@ -10,7 +10,7 @@ use daemon::version::BUILD;
 use crate::cli::{Cli, Command};
 use crate::config::Config;
 use crate::reload::Origin;
-use crate::{clock, http, run, sysctl};
+use crate::{clock, doctor, http, run, selftest, sysctl};
 
 /// Does what the command line says.
 ///
@@ -46,6 +46,8 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
             http::show::show(config.http.as_ref(), args, Screen::of_stdout(), &mut out)?;
             Ok(())
         }
+        Some(Command::Doctor(args)) => doctor::run(&config, args, &mut out),
+        Some(Command::Test(args)) => selftest::run(&config, args, &mut out),
         Some(Command::Layout(_)) => {
             let layout = config.ebpf.layout.layout()?;
             out.write_all(layout.to_toml()?.as_bytes())?;

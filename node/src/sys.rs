@@ -170,6 +170,17 @@ pub(crate) fn wall_clock_is_synchronised() -> bool {
     verdict >= 0 && state.status & libc::STA_UNSYNC == 0
 }
 
+/// Moves the calling thread into a new network namespace (`unshare(2)`), alone.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`, `ENOSPC` beyond the kernel's limit.
+pub(crate) fn leave_for_a_new_network() -> io::Result<()> {
+    // SAFETY: no memory is involved, and only the namespace of this thread's network changes: no
+    // descriptor or memory that another thread relies on.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The sweep program's buffer: a map's memory, mapped into ours.
 ///
 /// The kernel writes to it while the sweep program runs, which it does within a call of ours; so

@@ -85,6 +85,8 @@ impl Default for RawConfig {
 pub struct RawEbpf {
     /// A file of the kernel's type information, where the kernel has none.
     pub btf: Option<PathBuf>,
+    /// The part of it that is the module `nf_conntrack`'s.
+    pub btf_module: Option<PathBuf>,
     /// A layout file.
     pub layout: Option<PathBuf>,
     /// See [`Ebpf::reconcile_every`].
@@ -95,15 +97,31 @@ pub struct RawEbpf {
 
 impl Default for RawEbpf {
     fn default() -> Self {
-        Self { btf: None, layout: None, reconcile: Span::secs(300), ring: Size::mib(16) }
+        Self {
+            btf: None,
+            btf_module: None,
+            layout: None,
+            reconcile: Span::secs(300),
+            ring: Size::mib(16),
+        }
     }
 }
 
 impl RawEbpf {
     pub(super) fn parse(&self, origins: &Origins) -> Result<Ebpf, ConfigError> {
         let layout = match (&self.layout, &self.btf) {
+            (None, None) if self.btf_module.is_some() => {
+                let problem = "stands on the kernel's own: give ebpf.btf, too";
+                return Err(origins.bad("ebpf.btf_module", problem.to_owned()));
+            }
             (None, None) => LayoutChoice::Kernel,
-            (None, Some(file)) => LayoutChoice::Btf(file.clone()),
+            (None, Some(base)) => {
+                LayoutChoice::Btf { base: base.clone(), module: self.btf_module.clone() }
+            }
+            (Some(_), _) if self.btf_module.is_some() => {
+                let problem = "and ebpf.layout are both given; one of them says it all";
+                return Err(origins.bad("ebpf.btf_module", problem.to_owned()));
+            }
             (Some(file), None) => LayoutChoice::File(file.clone()),
             (Some(_), Some(_)) => {
                 let problem = "and ebpf.btf are both given; one of them says it all";

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use daemon::config::{Size, chain};
@@ -211,10 +211,28 @@ fn what_is_not_legal_is_named_with_what_is() {
             "`filter.exclude_protocols` is wrong: \"256\"",
         ),
         ("CONNTRACCT_API__CERT", "/x", "`api.cert` needs `api.key` beside it"),
+        ("CONNTRACCT_EBPF__BTF_MODULE", "/x", "`ebpf.btf_module` stands on the kernel's own"),
     ] {
         let error = load(&[], &[(name, value)]).unwrap_err();
         assert!(error.starts_with(&format!("environment variable {name}: {complaint}")), "{error}");
     }
+}
+
+#[test]
+fn type_information_is_one_file_or_two() {
+    use crate::source::ebpf::LayoutChoice;
+    let choice = |words: &[&str]| load(words, &[]).unwrap().ebpf.layout;
+    let (base, module) = (PathBuf::from("k"), Some(PathBuf::from("m")));
+    assert_eq!(choice(&[]), LayoutChoice::Kernel);
+    let alone = LayoutChoice::Btf { base: base.clone(), module: None };
+    assert_eq!(choice(&["--btf", "k"]), alone);
+    let both = LayoutChoice::Btf { base, module };
+    assert_eq!(choice(&["--btf", "k", "--btf-module", "m"]), both);
+    // As a command's own, or before it.
+    assert_eq!(choice(&["layout", "--btf", "k", "--btf-module", "m"]), both);
+    assert_eq!(choice(&["test", "--btf", "k", "--btf-module", "m"]), both);
+    assert_eq!(choice(&["--btf", "k", "--btf-module", "m", "test"]), both);
+    assert_eq!(choice(&["--btf", "k", "test", "--layout", "l"]), LayoutChoice::File("l".into()));
 }
 
 #[test]

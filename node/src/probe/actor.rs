@@ -19,6 +19,7 @@ use super::metrics::ProbeMetrics;
 use super::schedule::{Schedule, Tick};
 use crate::aggregation::feed::{Feed, IntervalEnd};
 use crate::clock::HostClock;
+use crate::source::metrics::LiveKinds;
 use crate::source::{Source, SourceError};
 
 /// How often events are taken from the source between sweeps.
@@ -202,7 +203,9 @@ impl Round<'_> {
         self.send(Feed::SweepBegin(begin));
         let (feed, runtime, metrics) = (&self.feed, &self.runtime, &self.metrics);
         let clock = &mut *self.clock;
+        let mut kinds = LiveKinds::default();
         let outcome = self.source.sweep(&mut |chunk| {
+            chunk.readings.iter().for_each(|reading| kinds.count(reading));
             metrics.readings.inc_by(chunk.readings.len() as u64);
             let chunk = Feed::Chunk(clock.pair(), chunk);
             if runtime.block_on(feed.send(chunk)).is_err() {
@@ -215,6 +218,7 @@ impl Round<'_> {
         };
         if let Some(report) = &report {
             self.metrics.swept(report);
+            self.metrics.source.live(&kinds);
             for (netns, problem) in &report.failed {
                 warn!(netns = netns.0, problem, "a namespace could not be swept to its end");
             }

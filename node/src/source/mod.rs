@@ -80,6 +80,9 @@ pub struct SourceHealth {
     pub lost_ends: u64,
     /// Births that could not be delivered or kept. Harmless: the sweep or the end tells.
     pub lost_births: u64,
+    /// Living entries that were not known and that listing the table has found: births that were
+    /// missed, and repaired so.
+    pub missed_births: u64,
     /// Times the kernel said that it could not deliver (`ENOBUFS`).
     pub overruns: u64,
     /// Times the guard switched reliable ends off.

@@ -91,7 +91,9 @@ impl Expiry {
 }
 
 impl Notice {
-    fn of(holder: Holder, ends: Timestamp, now: Timestamp) -> Option<Self> {
+    /// What is to be told of a certificate now; nothing where its end is far.
+    #[must_use]
+    pub fn of(holder: Holder, ends: Timestamp, now: Timestamp) -> Option<Self> {
         let left = ends.duration_since(now);
         let stage = match left {
             left if !left.is_positive() => Stage::Over,

@@ -126,7 +126,7 @@ impl SessionError {
         )
     }
 
-    pub(super) fn lost(address: SocketAddr, error: ConnectionError) -> Self {
+    pub(crate) fn lost(address: SocketAddr, error: ConnectionError) -> Self {
         if let Some(problem) = TlsProblem::of(&error) {
             return Self::Tls { problem };
         }

@@ -4,9 +4,18 @@
 
 mod cli;
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod ebpf_sweep;
+#[cfg(test)]
+mod fallback;
 mod filter;
 mod fixtures;
+#[cfg(test)]
+#[path = "../../../fuzz/btf.rs"]
+mod fuzz;
 #[path = "../../examples/bench_table/gateway.rs"]
 mod gateway;
 mod golden;
@@ -23,4 +32,10 @@ mod netlink_burst;
 mod program;
 #[path = "../../examples/bench_table/replay.rs"]
 mod replay;
+#[cfg(test)]
+mod selftest;
 mod sysctl;
+
+/// What the fuzz target reads with.
+#[cfg(test)]
+use conntracct_node::source::ebpf::btf;

@@ -3,12 +3,14 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::http::{Listener, get};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use time::OffsetDateTime;
@@ -18,9 +20,9 @@ use crate::lab::wait;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running node; killed when dropped.
-struct Program {
+pub(crate) struct Program {
     child: Child,
-    listener: Listener,
+    pub(crate) listener: Listener,
     said: Arc<Mutex<String>>,
     printed: Arc<Mutex<String>>,
 }
@@ -41,14 +43,15 @@ fn follow(stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
 
 impl Program {
     /// Starts one and waits until it listens.
-    fn start(arguments: &[&str], token: Option<PathBuf>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_conntracct-node"))
-            .env_clear()
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    pub(crate) fn start(arguments: &[&str], token: Option<PathBuf>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_conntracct-node"));
+        command.env_clear().args(arguments);
+        Self::spawn(command, token)
+    }
+
+    /// Starts it by a command that becomes the program, and waits until it listens.
+    pub(crate) fn spawn(mut command: Command, token: Option<PathBuf>) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = follow(child.stderr.take().unwrap());
         let printed = follow(child.stdout.take().unwrap());
         let listener = Listener { addresses: Vec::new(), hosts: Vec::new(), token, tls: None };
@@ -61,7 +64,7 @@ impl Program {
         program
     }
 
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }
 
@@ -78,7 +81,7 @@ impl Program {
         found.unwrap()
     }
 
-    fn wait_for(&self, words: &str) -> String {
+    pub(crate) fn wait_for(&self, words: &str) -> String {
         self.hear(0, &[words])
     }
 
@@ -93,16 +96,16 @@ impl Program {
         self.hear(before, &["reloaded"])
     }
 
-    fn status(&self, target: &str) -> u16 {
+    pub(crate) fn status(&self, target: &str) -> u16 {
         get(&self.listener, target).unwrap().status
     }
 
-    fn text(&self, target: &str) -> String {
+    pub(crate) fn text(&self, target: &str) -> String {
         String::from_utf8(get(&self.listener, target).unwrap().body).unwrap()
     }
 
     /// Ends it in order.
-    fn terminate(mut self) -> (ExitStatus, String) {
+    pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
         self.signal(Signal::TERM);
         (self.child.wait().unwrap(), self.said())
     }
@@ -123,7 +126,7 @@ impl Drop for Program {
 /// A recording of one sweep over these flows (protocol, source, destination), each with 3 packets
 /// and 300 bytes there and 2 and 200 back, and of the ends of the last `ended` of them; then
 /// silence for an hour.
-fn recording(file: &Path, flows: &[(u8, &str, &str)], ended: usize) {
+pub(crate) fn recording(file: &Path, flows: &[(u8, &str, &str)], ended: usize) {
     let entry = |n: usize| {
         let (proto, src, dst) = flows[n];
         let start = 1_700_000_000_000_000_000 + n;
@@ -212,22 +215,26 @@ fn filtered_flows_are_in_no_record_and_counted_beside_them() {
 }
 
 /// A small authority of the test.
-struct Fleet {
-    ca: String,
-    issuer: Issuer<'static, KeyPair>,
+pub(crate) struct Fleet {
+    pub(crate) ca: String,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
 }
 
 impl Fleet {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Authorities of one name would be taken for each other until the signature is looked at.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let ca = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::from_ca_cert_pem(&ca, key).unwrap(), ca }
     }
 
     /// Writes the keys of node `name`, good for this long from now.
-    fn issue(&self, name: &str, time: Duration, folder: &Path) {
+    pub(crate) fn issue(&self, name: &str, time: Duration, folder: &Path) {
         let mut params = CertificateParams::default();
         let uri = format!("conntracct:node:{name}");
         params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
@@ -244,7 +251,7 @@ impl Fleet {
     }
 }
 
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// A folder with everything that a node with an aggregator (where nobody listens) runs on.
 struct Site {

@@ -40,6 +40,12 @@ pub enum BtfError {
         /// The type.
         id: u32,
     },
+    /// Unnamed structures within each other without an end.
+    #[error("type {id} has more members within it than any structure of a kernel")]
+    Endless {
+        /// The type.
+        id: u32,
+    },
     /// There is no such structure or enumeration.
     #[error("there is no {name}")]
     NoType {
@@ -127,6 +133,7 @@ impl<'a> Btf<'a> {
         let missing =
             || BtfError::NoMember { name: format!("struct {structure}"), member: path.to_owned() };
         let mut place = Place { at: 0, kind: self.structure(structure)? };
+        let mut looks = MEMBERS;
         for step in path.split('.') {
             let (name, index) = match step.split_once('[') {
                 Some((name, index)) => {
@@ -135,7 +142,7 @@ impl<'a> Btf<'a> {
                 }
                 None => (step, None),
             };
-            let found = self.find(place.kind, name, DEPTH)?.ok_or_else(missing)?;
+            let found = self.find(place.kind, name, DEPTH, &mut looks)?.ok_or_else(missing)?;
             place = Place { at: place.at.checked_add(found.at).ok_or_else(missing)?, ..found };
             if let Some(index) = index {
                 let (element, length) = self.array(place.kind)?.ok_or_else(missing)?;
@@ -181,12 +188,21 @@ impl<'a> Btf<'a> {
         }
     }
 
-    fn find(&self, id: TypeId, name: &str, depth: u32) -> Result<Option<Place>, BtfError> {
+    /// The member of a structure, or of an unnamed one within it; `looks` is how many members may
+    /// yet be looked at.
+    fn find(
+        &self,
+        id: TypeId,
+        name: &str,
+        depth: u32,
+        looks: &mut u32,
+    ) -> Result<Option<Place>, BtfError> {
         let (_, found) = self.resolve(id)?;
         if !matches!(found.kind, STRUCT | UNION) || depth == 0 {
             return Ok(None);
         }
         for member in found.rest.chunks_exact(12).take(found.count) {
+            *looks = looks.checked_sub(1).ok_or(BtfError::Endless { id: id.0 })?;
             let (named, kind) = (number(member, 0), TypeId(number(member, 4)));
             // With the flag set, the upper 8 bits are a bit field's width.
             let bits = number(member, 8) & if found.flag { 0x00ff_ffff } else { u32::MAX };
@@ -195,7 +211,7 @@ impl<'a> Btf<'a> {
                 return Ok(bits.is_multiple_of(8).then_some(Place { at, kind }));
             }
             if named == 0
-                && let Some(inner) = self.find(kind, name, depth - 1)?
+                && let Some(inner) = self.find(kind, name, depth - 1, looks)?
             {
                 let at = at.checked_add(inner.at).ok_or(BtfError::Cut { id: id.0 })?;
                 return Ok(Some(Place { at, ..inner }));
@@ -324,6 +340,9 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 
 /// Names, qualifiers and unnamed structures within each other; the kernel has a handful.
 const DEPTH: u32 = 16;
+
+/// Members that are looked at for one question. The longest way in a kernel is a few hundred.
+const MEMBERS: u32 = 100_000;
 
 const MAGIC: u16 = 0xeb9f;
 /// `struct btf_header`, `struct btf_type`.
@@ -477,6 +496,17 @@ mod tests {
         writer.head(name, TYPEDEF, 0, false, 1);
         let bytes = writer.finish();
         assert!(Btf::parse(&bytes, None).unwrap().size(TypeId(1)).is_err());
+    }
+
+    #[test]
+    fn structures_that_hold_themselves_end_with_an_error() {
+        let mut writer = Writer::new();
+        // An unnamed structure of a thousand unnamed members, each of which is itself.
+        writer.structure("", 4, &[("", 1, 0); 1_000]);
+        writer.structure("all", 4, &[("", 1, 0)]);
+        let bytes = writer.finish();
+        let found = Btf::parse(&bytes, None).unwrap().member("all", "x");
+        assert!(matches!(found, Err(BtfError::Endless { .. })), "{found:?}");
     }
 
     proptest! {

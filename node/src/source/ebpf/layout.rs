@@ -114,13 +114,12 @@ pub enum LayoutError {
         what: &'static str,
     },
     /// A layout file is not one.
-    #[error("{file} is no layout; `conntracct-node layout` writes one")]
+    #[error("{file} is no layout ({problem}); `conntracct-node layout` writes one")]
     File {
         /// The file.
         file: String,
-        /// What is wrong with it.
-        #[source]
-        error: Box<toml::de::Error>,
+        /// What is wrong with it, in one line: the library's own text shows the place in several.
+        problem: String,
     },
     /// An offset lies beyond what is read of an entry.
     #[error("the layout puts {what} at byte {at}, beyond what can be read")]
@@ -181,8 +180,10 @@ impl Layout {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| LayoutError::Unreadable { file: file.clone(), error })?;
-        let layout: Self = toml::from_str(&text)
-            .map_err(|error| LayoutError::File { file, error: Box::new(error) })?;
+        let layout: Self = toml::from_str(&text).map_err(|error| {
+            let problem = error.message().replace(char::is_control, " ");
+            LayoutError::File { file, problem }
+        })?;
         layout.checked()
     }
 
@@ -372,7 +373,9 @@ pub(super) mod tests {
         assert_eq!(Layout::of_toml(&file).unwrap(), layout);
         assert_eq!(layout.span(), 225);
         std::fs::write(&file, "net_inum = 3\n").unwrap();
-        assert!(matches!(Layout::of_toml(&file), Err(LayoutError::File { .. })));
+        let error = Layout::of_toml(&file).unwrap_err();
+        assert!(matches!(error, LayoutError::File { .. }), "{error}");
+        assert!(!error.to_string().contains('\n'), "{error}");
     }
 
     #[test]

@@ -57,8 +57,14 @@ pub enum LayoutChoice {
     /// The running kernel's type information.
     #[default]
     Kernel,
-    /// Type information in a file.
-    Btf(PathBuf),
+    /// Type information in files.
+    Btf {
+        /// Of the kernel (`vmlinux`).
+        base: PathBuf,
+        /// Of the module `nf_conntrack`, which stands on it, where it is one and does not only
+        /// bring what the kernel's file has, too.
+        module: Option<PathBuf>,
+    },
     /// A layout file.
     File(PathBuf),
 }
@@ -71,7 +77,7 @@ impl LayoutChoice {
     pub fn layout(&self) -> Result<Layout, LayoutError> {
         match self {
             Self::Kernel => Layout::of_kernel(),
-            Self::Btf(file) => Layout::of_files(file, None),
+            Self::Btf { base, module } => Layout::of_files(base, module.as_deref()),
             Self::File(file) => Layout::of_toml(file),
         }
     }
@@ -378,6 +384,7 @@ impl Source for EbpfSource {
             dropped: counts.dropped,
             lost_ends,
             lost_births: counts.lost_births + counts.dropped_births + self.table.counts().untracked,
+            missed_births: self.noticed.missed_births,
             overruns: self.noticed.overruns,
             guard_trips: 0,
             births: counts.births,

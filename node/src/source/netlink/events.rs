@@ -138,6 +138,8 @@ impl EventThread {
             dropped: dropped.counters,
             lost_ends: told.losses.ends,
             lost_births: told.losses.births + dropped.births,
+            // A sweep shows each of them; nothing is listed to find them.
+            missed_births: 0,
             overruns: told.losses.overruns,
             guard_trips: told.trips,
             births: told.births,

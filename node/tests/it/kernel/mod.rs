@@ -2,10 +2,13 @@
 //! xtask vm` runs these in kernels that have them; elsewhere they say that they are skipped.
 
 mod adoption;
+mod doctor;
+mod fallback;
 mod life;
 mod losses;
 mod refusals;
 mod same;
+mod selftest;
 
 use std::time::Duration;
 
