@@ -216,6 +216,11 @@ pub enum Command {
     Layout(LayoutArgs),
     /// Put the conntrack sysctls back to what they were before the node changed them
     RestoreSysctls,
+    /// Remove the hooks that wait in the kernel for the next start
+    ///
+    /// While the node is stopped, ends of flows go on being kept in the kernel for its next start
+    /// (`ebpf.keep`). Whoever stops it for good takes them away with this.
+    ReleaseHooks,
     /// Show version, commit and compiler
     Version,
 }

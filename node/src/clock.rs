@@ -52,6 +52,16 @@ pub fn now() -> BootNanos {
     )
 }
 
+/// A time of `CLOCK_MONOTONIC` as one of `CLOCK_BOOTTIME`. Never too early: how long the machine has
+/// slept since is not known.
+#[must_use]
+pub fn of_monotonic(nanos: u64) -> BootNanos {
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let monotonic = seconds.saturating_mul(NANOS) + u64::try_from(time.tv_nsec).unwrap_or(0);
+    now().minus(Duration::from_nanos(monotonic.saturating_sub(nanos)))
+}
+
 /// `CLOCK_REALTIME`.
 #[must_use]
 pub fn wall() -> UnixNanos {

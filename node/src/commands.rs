@@ -10,7 +10,8 @@ use daemon::version::BUILD;
 use crate::cli::{Cli, Command};
 use crate::config::Config;
 use crate::reload::Origin;
-use crate::{clock, doctor, http, run, selftest, sysctl};
+use crate::source::ebpf::keep;
+use crate::{clock, doctor, http, opening, run, selftest, sysctl};
 
 /// Does what the command line says.
 ///
@@ -54,6 +55,14 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::RestoreSysctls) => restore_sysctls(&config, &mut out),
+        Some(Command::ReleaseHooks) => {
+            let said = match keep::release(&opening::pins(&config))? {
+                true => "removed: what ends until the node starts again is not seen",
+                false => "nothing to remove: no hook of this node waits in the kernel",
+            };
+            writeln!(out, "{said}")?;
+            Ok(())
+        }
         Some(Command::Version | Command::Join(_)) => Ok(()),
         None => {
             drop(out);

@@ -22,7 +22,7 @@ use crate::filter::Filter;
 use crate::metrics::Metrics;
 use crate::netns::NetnsChoice;
 use crate::source::ebpf::hooks::Hooks;
-use crate::source::ebpf::{EbpfConfig, EbpfError, EbpfSource};
+use crate::source::ebpf::{EbpfConfig, EbpfError, EbpfSource, keep};
 use crate::source::filtered::Filtered;
 use crate::source::netlink::{NetlinkConfig, NetlinkSource};
 use crate::source::record::{DEFAULT_LIMIT, Recorder};
@@ -122,12 +122,16 @@ fn source(config: &Config, metrics: &Metrics) -> anyhow::Result<Box<dyn Source>>
 fn unfiltered(config: &Config) -> anyhow::Result<Box<dyn Source>> {
     let source: Box<dyn Source> = match &config.source {
         SourceChoice::Replay(file) => return Ok(Box::new(Replay::open(file)?)),
-        SourceChoice::Netlink => Box::new(netlink(config)?),
+        SourceChoice::Netlink => {
+            release_hooks(config);
+            Box::new(netlink(config)?)
+        }
         SourceChoice::Ebpf => Box::new(ebpf(config)?),
         SourceChoice::Auto => match ebpf(config) {
             Ok(source) => Box::new(source),
             Err(error) => {
                 info!(reason = %chain(&error), "source: netlink, eBPF cannot be used");
+                release_hooks(config);
                 Box::new(netlink(config)?)
             }
         },
@@ -146,8 +150,28 @@ fn netlink(config: &Config) -> Result<NetlinkSource, SourceError> {
     })
 }
 
+/// The folder in which this node's hooks outlive it.
+pub(crate) fn pins(config: &Config) -> PathBuf {
+    keep::folder(&config.ebpf.pins, &config.state_dir)
+}
+
+/// Removes hooks that an earlier life has left for one of another kind.
+fn release_hooks(config: &Config) {
+    match keep::release(&pins(config)) {
+        Ok(true) => info!("what an earlier life had left in the kernel was removed"),
+        Ok(false) => {}
+        Err(error) => warn!(reason = %chain(&error), "hooks of an earlier life stay in the kernel"),
+    }
+}
+
 fn ebpf(config: &Config) -> Result<EbpfSource, EbpfError> {
+    // Without a spool nobody remembers what the ends belong to.
+    let keep = (config.ebpf.keep && !config.aggregators.is_empty()).then(|| pins(config));
+    if keep.is_none() {
+        release_hooks(config);
+    }
     let source = EbpfSource::open(EbpfConfig {
+        keep,
         netns: netns(config),
         layout: config.ebpf.layout.clone(),
         ring_bytes: config.ebpf.ring_bytes,
@@ -157,7 +181,8 @@ fn ebpf(config: &Config) -> Result<EbpfSource, EbpfError> {
         ..EbpfConfig::default()
     })?;
     let Hooks { birth, death, adoption } = source.hooks();
-    info!(birth, death, adoption, "source: eBPF, proved on living entries");
+    let waits = source.is_kept();
+    info!(birth, death, adoption, waits, "source: eBPF, proved on living entries");
     Ok(source)
 }
 

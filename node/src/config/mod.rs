@@ -69,6 +69,10 @@ pub struct Ebpf {
     /// Bytes of the ring buffer between kernel and node; what does not fit is counted and found
     /// again, or told as lost.
     pub ring_bytes: u32,
+    /// Whether ends wait in the kernel while the node is started again.
+    pub keep: bool,
+    /// The folder of a BPF file system in which they do.
+    pub pins: PathBuf,
 }
 
 /// What is done to `nf_conntrack_*` sysctls.

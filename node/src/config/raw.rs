@@ -93,6 +93,10 @@ pub struct RawEbpf {
     pub reconcile: Span,
     /// See [`Ebpf::ring_bytes`].
     pub ring: Size,
+    /// See [`Ebpf::keep`].
+    pub keep: bool,
+    /// See [`Ebpf::pins`].
+    pub pins: PathBuf,
 }
 
 impl Default for RawEbpf {
@@ -103,6 +107,8 @@ impl Default for RawEbpf {
             layout: None,
             reconcile: Span::secs(300),
             ring: Size::mib(16),
+            keep: true,
+            pins: "/sys/fs/bpf/conntracct".into(),
         }
     }
 }
@@ -140,7 +146,8 @@ impl RawEbpf {
             let problem = "but must be 4KiB, 8KiB and so on, doubling, up to 1GiB";
             origins.bad("ebpf.ring", format!("is {}, {problem}", self.ring))
         })?;
-        Ok(Ebpf { layout, reconcile_every: self.reconcile.0, ring_bytes })
+        let (keep, pins) = (self.keep, self.pins.clone());
+        Ok(Ebpf { layout, reconcile_every: self.reconcile.0, ring_bytes, keep, pins })
     }
 }
 

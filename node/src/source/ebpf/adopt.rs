@@ -28,8 +28,9 @@ pub(super) struct Watched {
 }
 
 impl EbpfSource {
-    /// Adopts everything that lives in the chosen namespaces, and proves the layout on it.
-    pub(super) fn adopt_and_prove(&mut self) -> Result<(), EbpfError> {
+    /// Adopts everything that lives in the chosen namespaces, and proves the layout on it; where
+    /// an earlier life has proved it already, nothing need live.
+    pub(super) fn adopt_and_prove(&mut self, is_proved: bool) -> Result<(), EbpfError> {
         let found = self.discover()?;
         if let Some((name, error)) = found.failed.into_iter().next() {
             let what = format!("opening the network namespace {name}");
@@ -50,7 +51,10 @@ impl EbpfSource {
         self.programs.adopt(false)?;
         // What was found at the start was not missed.
         self.noticed.missed_births = 0;
-        self.prove(all)
+        match self.prove(all) {
+            Err(EbpfError::Unproved) if is_proved => Ok(()),
+            proof => proof,
+        }
     }
 
     /// Whether what the programs read is what netlink says.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use aya::maps::PerCpuValues;
 use ebpf_abi::Kind;
 use flow::{BootNanos, Counters, NetnsInode, Reading};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
@@ -154,11 +155,14 @@ impl Drop for Feed {
 
 impl Shared {
     fn run(&self) {
+        let mut told = 0;
         while !self.stop.load(Ordering::Acquire) {
             let mut events = Vec::with_capacity(2);
             let buffer = rustix::buffer::spare_capacity(&mut events);
             let _interrupted = epoll::wait(&self.waiter, buffer, Some(&LOOK_EVERY));
-            self.lock().drain();
+            let mut inner = self.lock();
+            inner.drain();
+            inner.tell_losses(&mut told);
         }
     }
 
@@ -185,6 +189,37 @@ impl Inner {
         }
         adopted.into_iter().for_each(|(_, told)| queue.push(told));
     }
+
+    /// Notes how many lost ends this life knows of, for the next one: what is lost beyond was lost
+    /// while nobody looked.
+    fn tell_losses(&mut self, told: &mut u64) {
+        let losses = &mut self.rings.losses;
+        let Ok(values) = losses.get(&(Kind::End as u32), 0) else { return };
+        let lost = values.iter().sum();
+        if lost == *told {
+            return;
+        }
+        let mut note = vec![0; values.len()];
+        note[0] = lost;
+        let noted = PerCpuValues::try_from(note).map(|note| losses.set(LOSSES_TOLD, note, 0));
+        if matches!(noted, Ok(Ok(()))) {
+            *told = lost;
+        }
+    }
+}
+
+/// What a record tells that has waited for somebody to read it, as of when its hook ran.
+pub(super) fn waited(layout: &Layout, record: &[u8]) -> Option<Told> {
+    let (time, told) = parse(layout, record)?;
+    Some(Told { at: clock::of_monotonic(time), ..told })
+}
+
+/// What a record tells, and when its hook ran.
+fn parse(layout: &Layout, record: &[u8]) -> Option<(u64, Told)> {
+    let event = sys::ring_record(record)?;
+    let kind = Kind::of(event.kind)?;
+    let reading = entry::reading(layout, &event.entry, NetnsInode(event.netns)).ok()?;
+    Some((event.time, Told { kind, at: clock::now(), ct: event.entry.ct, reading }))
 }
 
 impl Queue {
@@ -195,12 +230,7 @@ impl Queue {
 
     /// What a record tells, and when its hook ran; what is no record is counted.
     fn parse(&mut self, record: &[u8]) -> Option<(u64, Told)> {
-        let told = sys::ring_record(record).and_then(|event| {
-            let kind = Kind::of(event.kind)?;
-            let netns = NetnsInode(event.netns);
-            let reading = entry::reading(&self.layout, &event.entry, netns).ok()?;
-            Some((event.time, Told { kind, at: clock::now(), ct: event.entry.ct, reading }))
-        });
+        let told = parse(&self.layout, record);
         self.counts.malformed += u64::from(told.is_none());
         told
     }
@@ -237,6 +267,9 @@ impl Queue {
 /// The ring is looked at as often even where the kernel does not wake us. It holds 48,000 records:
 /// half a million events a second would fill it within this time.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// The index of `LOSSES` that no kind of record has.
+pub(super) const LOSSES_TOLD: u32 = 0;
 
 #[cfg(test)]
 mod tests {

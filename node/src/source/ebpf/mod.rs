@@ -11,6 +11,8 @@
 //! before, listed, and read again, and the three must fit ([`EbpfError::Disproved`]). A layout
 //! that is wrong is an error, never a wrong number.
 //!
+//! What ends while the node is started again waits in the kernel: [`keep`].
+//!
 //! `collect` serves benchmarks and tests.
 //!
 //! What can be lost, and how it is noticed: a record that does not fit into the ring is counted by
@@ -26,6 +28,7 @@ pub mod entry;
 mod feed;
 pub mod hooks;
 mod join;
+pub mod keep;
 pub mod layout;
 pub mod programs;
 mod table;
@@ -43,6 +46,7 @@ use self::feed::{Feed, FeedBounds, FeedCounts};
 use self::hooks::{Hooks, NoHook};
 pub use self::join::Contradiction;
 use self::join::Join;
+use self::keep::{Keep, KeepError, Waited};
 use self::layout::{Layout, LayoutError};
 use self::programs::{LoadSettings, Loaded, Programs, ProgramsError};
 use self::table::LiveTable;
@@ -100,6 +104,9 @@ pub struct EbpfConfig {
     pub live_limit: usize,
     /// How often each namespace's table is listed to find what was missed.
     pub reconcile_every: Duration,
+    /// The folder of a BPF file system in which the hook on ends outlives this process, where it
+    /// shall.
+    pub keep: Option<PathBuf>,
 }
 
 impl Default for EbpfConfig {
@@ -112,6 +119,7 @@ impl Default for EbpfConfig {
             births_limit: 100_000,
             live_limit: 1 << 20,
             reconcile_every: Duration::from_mins(5),
+            keep: None,
         }
     }
 }
@@ -180,6 +188,8 @@ pub struct EbpfSource {
     noticed: Noticed,
     /// Warned of already.
     failing: Vec<String>,
+    /// Held while ends outlive this process.
+    kept: Option<Keep>,
 }
 
 /// What was noticed over the sweeps.
@@ -193,6 +203,8 @@ struct Noticed {
     overruns: u64,
     /// Ends lost up to the last but one sweep, and to the last one.
     lost_ends: [u64; 2],
+    /// Ends that were lost while no life of the node looked.
+    lost_before: u64,
 }
 
 impl EbpfSource {
@@ -233,9 +245,51 @@ impl EbpfSource {
             reported: Vec::new(),
             noticed: Noticed::default(),
             failing: Vec::new(),
+            kept: None,
         };
-        source.adopt_and_prove()?;
+        let keep = source.config.keep.as_deref().map(|folder| Keep::open(folder, &layout));
+        let is_proved = keep.as_ref().is_some_and(|keep| keep.as_ref().is_ok_and(Keep::is_proved));
+        source.adopt_and_prove(is_proved)?;
+        if let Some(Err(error)) = keep.map(|keep| keep.and_then(|keep| source.outlive(keep))) {
+            let reason = daemon::config::chain(&error);
+            tracing::info!(reason, "ends do not wait while the node is not running");
+        }
         Ok(source)
+    }
+
+    /// Lets ends wait for the next life of the node, and takes those that have waited for this
+    /// one.
+    fn outlive(&mut self, mut keep: Keep) -> Result<(), KeepError> {
+        let pinned = keep.pin(&mut self.programs);
+        let Waited { told, lost, unreadable } = keep.take_over(&self.layout)?;
+        if unreadable > 0 {
+            tracing::warn!(
+                unreadable,
+                "what waits in the kernel is of another version or layout: replaced, unread"
+            );
+        }
+        let (waited, all) = (told.len(), self.config.netns == NetnsChoice::All);
+        for told in told {
+            if !all && !self.watched.contains_key(&told.reading.netns) {
+                continue;
+            }
+            // Without a start it has a name that only the life before knew.
+            match told.reading.start {
+                0 => self.noticed.lost_before += 1,
+                _ => self.pending.push(Timed { at: told.at, event: Event::End(told.reading) }),
+            }
+        }
+        self.noticed.lost_before += lost;
+        if waited > 0 || lost > 0 {
+            tracing::info!(waited, lost, "ends have waited in the kernel for this start");
+        }
+        pinned.map(|()| self.kept = Some(keep))
+    }
+
+    /// Whether what ends while no node runs waits for the next one.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// The functions that are hooked.
@@ -311,7 +365,9 @@ impl EbpfSource {
     fn lost_ends(&self, counts: &FeedCounts) -> u64 {
         let table = self.table.counts();
         // A lost end of an entry that was known is also missed by the sweep.
-        counts.lost_ends.max(table.missed_ends) + table.nameless_ends
+        counts.lost_ends.max(table.missed_ends)
+            + table.nameless_ends
+            + self.noticed.lost_before
     }
 
     /// Reads all living entries, chunk by chunk.

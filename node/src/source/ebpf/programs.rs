@@ -1,13 +1,17 @@
 //! The programs in the kernel: loading them with a layout, attaching them, running the sweep.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 
-use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{IterableMap as _, Map, MapData, PerCpuArray, RingBuf};
+use aya::pin::PinError;
+use aya::programs::links::FdLink;
 use aya::programs::kprobe::KProbeLinkId;
 use aya::programs::raw_trace_point::RawTracePoint;
 use aya::programs::{KProbe, ProgramError, RawTracePointRunOptions, TestRun};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use daemon::config::chain;
 use ebpf_abi::{CHUNK, Entry};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -99,7 +103,11 @@ pub struct Programs {
     ebpf: Ebpf,
     buffer: SweepBuffer,
     adopting: Option<KProbeLinkId>,
-    adoption: Option<String>,
+    hooks: Option<Hooks>,
+    /// The hook on deaths, where the kernel gives hooks as files (Linux 5.15).
+    death: Option<FdLink>,
+    /// To be pinned: the ring of births and deaths, and what did not fit.
+    maps: [MapData; 2],
 }
 
 impl Programs {
@@ -141,12 +149,17 @@ impl Programs {
             ring.ok_or(ProgramsError::Object { what })
         };
         let rings = Rings { events: ring("EVENTS")?, adopted: ring("ADOPTED")?, losses };
+        let again = |map: BorrowedFd<'_>| {
+            let map = map.try_clone_to_owned().map(MapData::from_fd).map_err(ProgramsError::Map)?;
+            map.map_err(|error| ProgramsError::Load(Box::new(error.into())))
+        };
+        let maps = [again(rings.events.as_fd())?, again(rings.losses.map().fd().as_fd())?];
         let Some(Map::Array(array)) = ebpf.map("SWEEP") else {
             return Err(ProgramsError::Object { what: "SWEEP" });
         };
         let buffer = SweepBuffer::map(array.fd().as_fd());
         let buffer = buffer.map_err(ProgramsError::Map)?;
-        let mut programs = Self { ebpf, buffer, adopting: None, adoption: None };
+        let mut programs = Self { ebpf, buffer, adopting: None, hooks: None, death: None, maps };
         programs.raw("sweep")?.load().map_err(|error| refused("sweep", error))?;
         Ok(Loaded { programs, rings })
     }
@@ -156,15 +169,55 @@ impl Programs {
     /// # Errors
     /// When a function cannot be hooked.
     pub fn attach(&mut self, hooks: &Hooks) -> Result<(), ProgramsError> {
-        // Deaths first: an entry whose birth was told has its end told, too.
-        for (program, function) in [("death", &hooks.death), ("birth", &hooks.birth)] {
-            let probe = self.kprobe(program)?;
-            probe.load().map_err(|error| refused(program, error))?;
-            hook(probe, function)?;
+        for program in ["death", "birth", "adopt"] {
+            self.kprobe(program)?.load().map_err(|error| refused(program, error))?;
         }
-        self.kprobe("adopt")?.load().map_err(|error| refused("adopt", error))?;
-        self.adoption = Some(hooks.adoption.clone());
+        // Deaths first: an entry whose birth was told has its end told, too.
+        let death = self.kprobe("death")?;
+        let link = hook(death, &hooks.death)?;
+        let file = death.take_link(link).ok().and_then(|link| FdLink::try_from(link).ok());
+        if file.is_none() {
+            // What could not be made a file is detached.
+            hook(death, &hooks.death)?;
+        }
+        self.death = file;
+        hook(self.kprobe("birth")?, &hooks.birth)?;
+        self.hooks = Some(hooks.clone());
         Ok(())
+    }
+
+    /// Whether the hook on deaths can outlive this process.
+    pub(super) const fn can_outlive(&self) -> bool {
+        self.death.is_some()
+    }
+
+    /// Pins the ring, the losses and the hook on deaths at these places, to outlive the process.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with the place; then nothing but files is left of the attempt.
+    pub(super) fn pin(&mut self, places: [PathBuf; 3]) -> Result<(), (PathBuf, PinError)> {
+        let [ring, losses, hook_place] = places;
+        for (map, place) in self.maps.iter().zip([ring, losses]) {
+            map.pin(&place).map_err(|error| (place, error))?;
+        }
+        let Some(death) = self.death.take() else { return Ok(()) };
+        match death.pin(&hook_place) {
+            Ok(pinned) => {
+                self.death = Some(pinned.into());
+                Ok(())
+            }
+            Err(error) => {
+                // The hook went with the attempt. What ends until there is one again is missed by
+                // the sweeps.
+                if let Some(function) = self.hooks.as_ref().map(|hooks| hooks.death.clone()) {
+                    let again = self.kprobe("death").and_then(|probe| hook(probe, &function));
+                    if let Err(error) = again {
+                        tracing::error!(error = %chain(&error), "ends are not told any more");
+                    }
+                }
+                Err((hook_place, error))
+            }
+        }
     }
 
     /// Begins or ceases to tell of entries that are listed over netlink.
@@ -174,7 +227,7 @@ impl Programs {
     pub fn adopt(&mut self, on: bool) -> Result<(), ProgramsError> {
         match (on, self.adopting.take()) {
             (true, None) => {
-                let function = self.adoption.clone();
+                let function = self.hooks.as_ref().map(|hooks| hooks.adoption.clone());
                 let function = function.ok_or(ProgramsError::Object { what: "adoption hook" })?;
                 self.adopting = Some(hook(self.kprobe("adopt")?, &function)?);
             }

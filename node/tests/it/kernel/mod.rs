@@ -4,9 +4,11 @@
 mod adoption;
 mod doctor;
 mod fallback;
+mod gateway;
 mod life;
 mod losses;
 mod refusals;
+mod restart;
 mod same;
 mod selftest;
 
