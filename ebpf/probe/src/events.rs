@@ -1,6 +1,7 @@
 //! Births, deaths and what was there before: records of the ring buffer.
 
 use abi::{ADOPTED_BYTES, Event, Kind, LOSS_KINDS, READ, RING_BYTES, VERSION};
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::{kprobe, map, raw_tracepoint};
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
@@ -8,7 +9,7 @@ use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 
 use crate::entry;
 use crate::layout::{
-    CT_NET, CT_STATUS, NET_INUM, ONLY_NETNS, ORIG_DIR, REPLY_DIR, SKB_NFCT, WAKE_BYTES,
+    ARGUMENTS, CT_NET, CT_STATUS, NET_INUM, ONLY_NETNS, ORIG_DIR, REPLY_DIR, SKB_NFCT, WAKE_BYTES,
 };
 
 #[map]
@@ -26,7 +27,7 @@ static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_KINDS, 0);
 /// On `__nf_conntrack_hash_insert(struct nf_conn *, ...)`.
 #[kprobe]
 pub fn birth(ctx: ProbeContext) -> u32 {
-    if let Some(ct) = ctx.arg::<u64>(0) {
+    if let Some(ct) = argument(&ctx, 0) {
         tell(Kind::New, ct);
     }
     0
@@ -35,7 +36,7 @@ pub fn birth(ctx: ProbeContext) -> u32 {
 /// On `nf_ct_destroy(struct nf_conntrack *)`, the first member of `struct nf_conn`.
 #[kprobe]
 pub fn death(ctx: ProbeContext) -> u32 {
-    if let Some(ct) = ctx.arg::<u64>(0) {
+    if let Some(ct) = argument(&ctx, 0) {
         tell(Kind::End, ct);
     }
     0
@@ -45,9 +46,9 @@ pub fn death(ctx: ProbeContext) -> u32 {
 /// has made a variant of the function, parameters before the entry may be gone.
 #[kprobe]
 pub fn adopt(ctx: ProbeContext) -> u32 {
-    let told = ctx.arg::<u64>(4).is_some_and(|ct| tell(Kind::Adopt, ct))
-        || ctx.arg::<u64>(3).is_some_and(|ct| tell(Kind::Adopt, ct));
-    if !told && let Some(ct) = ctx.arg::<u64>(2) {
+    let told = argument(&ctx, 4).is_some_and(|ct| tell(Kind::Adopt, ct))
+        || argument(&ctx, 3).is_some_and(|ct| tell(Kind::Adopt, ct));
+    if !told && let Some(ct) = argument(&ctx, 2) {
         tell(Kind::Adopt, ct);
     }
     0
@@ -65,6 +66,17 @@ pub fn collect(ctx: RawTracePointContext) -> i32 {
         tell(Kind::Seen, nfct & !INFO_MASK);
     }
     0
+}
+
+/// An argument of the hooked function, the first one being 0.
+#[inline(always)]
+fn argument(ctx: &ProbeContext, number: u32) -> Option<u64> {
+    let mut value = 0u64;
+    let at = ctx.as_ptr() as u64 + ((ARGUMENTS.load() >> (8 * number)) & 0xff);
+    // SAFETY: the place is on this program's stack; the helper checks the source, a register of
+    // the machine as it was when the function was called.
+    let failed = unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, at as *const _) };
+    (failed == 0).then_some(value)
 }
 
 /// Puts a record into the ring buffer. Says whether `ct` was worth one.

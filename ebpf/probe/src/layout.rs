@@ -47,6 +47,11 @@ pub static NET_INUM: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static SKB_NFCT: Global<u32> = Global::new(0);
 
+/// Where the machine keeps the arguments of a hooked function, in `struct pt_regs`: a byte for
+/// each, the first one lowest. So the programs are the same on every machine.
+#[unsafe(no_mangle)]
+pub static ARGUMENTS: Global<u64> = Global::new(0);
+
 /// Only entries of the namespace with this inode are told of; of all where 0.
 #[unsafe(no_mangle)]
 pub static ONLY_NETNS: Global<u32> = Global::new(0);

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::pin::PinError;
+use daemon::config::chain;
 use ebpf_abi::Kind;
 use rustix::fs::statfs;
 
@@ -64,6 +65,12 @@ pub enum KeepError {
         #[source]
         error: PinError,
     },
+    /// Records of another version, or made by another layout.
+    #[error("{} is of another version, or of another layout", life.display())]
+    Form {
+        /// Whose.
+        life: PathBuf,
+    },
     /// What another life has left cannot be opened.
     #[error("{} cannot be opened", path.display())]
     Open {
@@ -92,8 +99,6 @@ pub(super) struct Waited {
     pub(super) told: Vec<Told>,
     /// Ends that did not fit and that no life has counted.
     pub(super) lost: u64,
-    /// Lives whose records this one cannot read.
-    pub(super) unreadable: u64,
 }
 
 /// The folder of one life: its ring, its losses, its hook.
@@ -145,17 +150,20 @@ impl Keep {
     }
 
     /// Takes what waits from the lives before, and removes them: this one's hook is attached.
-    pub(super) fn take_over(&mut self, layout: &Layout) -> Result<Waited, KeepError> {
+    pub(super) fn take_over(&mut self, layout: &Layout) -> Waited {
         let mut waited = Waited::default();
         for life in std::mem::take(&mut self.earlier) {
-            if life.is_readable {
-                life.read(layout, &mut waited)?;
-            } else {
-                waited.unreadable += 1;
+            let read = match life.is_readable {
+                true => life.read(layout, &mut waited),
+                false => Err(KeepError::Form { life: life.folder.clone() }),
+            };
+            if let Err(error) = read.and_then(|()| remove(&life.folder)) {
+                let reason = chain(&error);
+                tracing::warn!(reason, "what waits in the kernel is replaced, unread");
+                let _said = remove(&life.folder);
             }
-            remove(&life.folder)?;
         }
-        Ok(waited)
+        waited
     }
 }
 

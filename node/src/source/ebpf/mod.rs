@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use ebpf_abi::{CHUNK, Kind};
 use flow::{BootNanos, NetnsInode};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use self::adopt::Watched;
 use self::feed::{Feed, FeedBounds, FeedCounts};
@@ -127,6 +128,15 @@ impl Default for EbpfConfig {
 /// Why the eBPF source cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EbpfError {
+    /// The process lacks capabilities.
+    #[error(
+        "eBPF needs {missing}; run as root, or grant what is missing (docs/install.md, \"Without \
+         root\")"
+    )]
+    Privilege {
+        /// Their names.
+        missing: String,
+    },
     /// There is no layout.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -213,6 +223,7 @@ impl EbpfSource {
     /// # Errors
     /// When anything of that is not possible here; [`EbpfError`] says what.
     pub fn open(config: EbpfConfig) -> Result<Self, EbpfError> {
+        privileged()?;
         let layout = config.layout.layout()?;
         load_kernel_module()
             .map_err(|error| EbpfError::Kernel { what: "loading nf_conntrack_netlink", error })?;
@@ -261,13 +272,9 @@ impl EbpfSource {
     /// one.
     fn outlive(&mut self, mut keep: Keep) -> Result<(), KeepError> {
         let pinned = keep.pin(&mut self.programs);
-        let Waited { told, lost, unreadable } = keep.take_over(&self.layout)?;
-        if unreadable > 0 {
-            tracing::warn!(
-                unreadable,
-                "what waits in the kernel is of another version or layout: replaced, unread"
-            );
-        }
+        let Waited { told, lost } = keep.take_over(&self.layout);
+        // What is pinned is this life's, and nobody else's, until it ends.
+        self.kept = pinned.is_ok().then_some(keep);
         let (waited, all) = (told.len(), self.config.netns == NetnsChoice::All);
         for told in told {
             if !all && !self.watched.contains_key(&told.reading.netns) {
@@ -283,7 +290,7 @@ impl EbpfSource {
         if waited > 0 || lost > 0 {
             tracing::info!(waited, lost, "ends have waited in the kernel for this start");
         }
-        pinned.map(|()| self.kept = Some(keep))
+        pinned
     }
 
     /// Whether what ends while no node runs waits for the next one.
@@ -365,9 +372,7 @@ impl EbpfSource {
     fn lost_ends(&self, counts: &FeedCounts) -> u64 {
         let table = self.table.counts();
         // A lost end of an entry that was known is also missed by the sweep.
-        counts.lost_ends.max(table.missed_ends)
-            + table.nameless_ends
-            + self.noticed.lost_before
+        counts.lost_ends.max(table.missed_ends) + table.nameless_ends + self.noticed.lost_before
     }
 
     /// Reads all living entries, chunk by chunk.
@@ -449,6 +454,28 @@ impl Source for EbpfSource {
             ended_waiting: counts.waiting_ends,
             fill_permille: fills.map(|f| f.count * 1000 / f.max.max(1)).max().unwrap_or(0),
         }
+    }
+}
+
+/// Whether the process has what loading, hooking and listing need, as far as it can be told
+/// beforehand.
+fn privileged() -> Result<(), EbpfError> {
+    let Ok(CapabilitySets { effective, .. }) = rustix::thread::capabilities(None) else {
+        return Ok(());
+    };
+    let mut missing = Vec::new();
+    for (name, capability) in [
+        ("CAP_BPF", CapabilitySet::BPF | CapabilitySet::SYS_ADMIN),
+        ("CAP_PERFMON", CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN),
+        ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+    ] {
+        if !effective.intersects(capability) {
+            missing.push(name);
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(EbpfError::Privilege { missing: missing.join(" and ") }),
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use aya::maps::{IterableMap as _, Map, MapData, PerCpuArray, RingBuf};
 use aya::pin::PinError;
-use aya::programs::links::FdLink;
 use aya::programs::kprobe::KProbeLinkId;
+use aya::programs::links::FdLink;
 use aya::programs::raw_trace_point::RawTracePoint;
 use aya::programs::{KProbe, ProgramError, RawTracePointRunOptions, TestRun};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -53,6 +53,18 @@ pub enum ProgramsError {
         /// What the kernel answered.
         #[source]
         error: io::Error,
+    },
+    /// It is not known where this machine keeps a function's arguments.
+    #[error("eBPF is not supported on this architecture ({})", std::env::consts::ARCH)]
+    Architecture,
+    /// The kernel keeps kprobes to the mighty.
+    #[error(
+        "kprobes are not permitted: kernel.perf_event_paranoid is {paranoid}, for which this \
+         kernel (Debian's) wants CAP_SYS_ADMIN; set it to 2, or run as root"
+    )]
+    Paranoid {
+        /// The sysctl's value.
+        paranoid: i32,
     },
     /// A function could not be hooked.
     #[error("the kernel function {function} cannot be hooked (kprobes are off or refuse it)")]
@@ -119,6 +131,7 @@ impl Programs {
         // Before 5.11 maps count as locked memory; where it may not be raised, the kernel says.
         let unlimited = Rlimit { current: None, maximum: None };
         let _unprivileged = setrlimit(Resource::Memlock, unlimited);
+        let arguments = arguments().ok_or(ProgramsError::Architecture)?;
         let (conn, tuple) = (&layout.nf_conn, &layout.tuple);
         let (span, wake) = (layout.span(), u64::from(settings.ring_bytes / WAKE_AT));
         let (orig_dir, reply_dir) = (conn.orig + tuple.dir, conn.reply + tuple.dir);
@@ -140,6 +153,7 @@ impl Programs {
             loader.override_global(name, value, true);
         }
         loader.override_global("WAKE_BYTES", &wake, true);
+        loader.override_global("ARGUMENTS", &arguments, true);
         loader.map_max_entries("EVENTS", settings.ring_bytes);
         let mut ebpf = loader.load(OBJECT).map_err(loading)?;
         let losses = ebpf.take_map("LOSSES").and_then(|map| PerCpuArray::try_from(map).ok());
@@ -296,22 +310,33 @@ impl Programs {
 }
 
 fn hook(probe: &mut KProbe, function: &str) -> Result<KProbeLinkId, ProgramsError> {
-    probe.attach(function, 0).map_err(|error| ProgramsError::Attach {
-        function: function.to_owned(),
-        error: Box::new(error),
+    probe.attach(function, 0).map_err(|error| {
+        // Debian's kernels have a level more than others.
+        let file = "/proc/sys/kernel/perf_event_paranoid";
+        let level = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+        match level {
+            Some(paranoid @ 3..) if is_forbidden(&error) => ProgramsError::Paranoid { paranoid },
+            _ => {
+                let function = function.to_owned();
+                ProgramsError::Attach { function, error: Box::new(error) }
+            }
+        }
     })
 }
 
 fn loading(error: EbpfError) -> ProgramsError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if matches!(number, Some(libc::EPERM | libc::EACCES)) {
-            return not_permitted();
-        }
-        cause = error.source();
+    match is_forbidden(&error) {
+        true => not_permitted(),
+        false => ProgramsError::Load(Box::new(error)),
     }
-    ProgramsError::Load(Box::new(error))
+}
+
+/// Whether the kernel has said that a privilege is missing.
+fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut numbers = causes
+        .filter_map(|error| error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error));
+    numbers.any(|number| matches!(number, libc::EPERM | libc::EACCES))
 }
 
 fn refused(program: &'static str, error: ProgramError) -> ProgramsError {
@@ -338,8 +363,20 @@ fn not_permitted() -> ProgramsError {
     if lockdown.contains("[confidentiality]") {
         return ProgramsError::Lockdown;
     }
-    let hint = "a capability is missing, or the sandbox forbids bpf()";
+    let hint = "the sandbox forbids bpf(), or the capabilities are those of a user namespace";
     ProgramsError::Privilege { hint }
+}
+
+/// Where this machine keeps a function's first five arguments in `struct pt_regs`
+/// (`arch/*/include/asm/ptrace.h`): `rdi`, `rsi`, `rdx`, `rcx`, `r8`; `regs[0]` to `regs[4]`.
+const fn arguments() -> Option<u64> {
+    if cfg!(target_arch = "x86_64") {
+        Some(u64::from_le_bytes([112, 104, 96, 88, 72, 0, 0, 0]))
+    } else if cfg!(target_arch = "aarch64") {
+        Some(u64::from_le_bytes([0, 8, 16, 24, 32, 0, 0, 0]))
+    } else {
+        None
+    }
 }
 
 /// Built from `ebpf/probe` by `cargo xtask ebpf`.

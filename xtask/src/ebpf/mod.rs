@@ -1,8 +1,12 @@
 //! `cargo xtask ebpf`: rebuilds the committed eBPF object, setting up what that needs: the nightly
 //! compiler's sources of `core`, and a linker for the kernel's virtual machine.
 //!
+//! One object serves every architecture: it is built for two, and what runs of it must be the same.
+//!
 //! Nobody who builds the node needs any of it. Beside the object lie the hashes of the sources it
 //! was built from and of itself; `cargo xtask tidy` compares them.
+
+mod sections;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,15 +23,25 @@ use crate::workspace;
 /// A tool cannot be had, or the build fails.
 pub(crate) fn run() -> Result<()> {
     let linker = Linker::find()?;
-    let built = build(&linker)?;
+    let [object, other] = ARCHITECTURES.map(|arch| build(&linker, arch));
+    let (object, other) = (object?, other?);
+    let differs = differing(&object, &other)?;
+    if !differs.is_empty() {
+        bail!("{differs:?} differ: one object cannot serve {ARCHITECTURES:?}");
+    }
     let folder = workspace::root().join(FOLDER);
-    let object = fs::read(&built).with_context(|| format!("could not read {}", built.display()))?;
     let hashes = Hashes { sources: sources(workspace::root())?, object: hash(&object) };
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(OBJECT), &object).context("could not write the object")?;
     fs::write(folder.join(HASHES), hashes.to_text()).context("could not write its hashes")?;
     eprintln!("{FOLDER}/{OBJECT}: {} bytes, sources {}", object.len(), hashes.sources);
     Ok(())
+}
+
+/// Which of the parts that run are not the same in both objects; what debuggers read may differ.
+fn differing(object: &[u8], other: &[u8]) -> Result<Vec<&'static str>> {
+    let (ours, theirs) = (sections::sections(object)?, sections::sections(other)?);
+    Ok(RUN.into_iter().filter(|name| ours.get(*name) != theirs.get(*name)).collect())
 }
 
 /// What is wrong with the committed object, if anything.
@@ -100,7 +114,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn build(linker: &Linker) -> Result<PathBuf> {
+/// The object, built to be loaded on an architecture.
+fn build(linker: &Linker, arch: &str) -> Result<Vec<u8>> {
     let target = workspace::target_dir().join("ebpf");
     let mut command = Command::new("cargo");
     command
@@ -108,11 +123,13 @@ fn build(linker: &Linker) -> Result<PathBuf> {
         .args(["--target", TARGET])
         .current_dir(workspace::root().join("ebpf/probe"))
         .env("CARGO_TARGET_DIR", &target)
+        .env("AYA_BPF_TARGET_ARCH", arch)
         // Paths of this machine would be in the object's line tables.
         .env("RUSTFLAGS", format!("-C debuginfo=2 -C link-arg=--btf {}", remapped()?));
     linker.serve(&mut command)?;
     workspace::run(&mut command)?;
-    Ok(target.join(TARGET).join("release/probe"))
+    let built = target.join(TARGET).join("release/probe");
+    fs::read(&built).with_context(|| format!("could not read {}", built.display()))
 }
 
 /// Arguments that leave this machine's folders out of the object.
@@ -212,6 +229,12 @@ fn nightly_sysroot() -> Result<PathBuf> {
 const FOLDER: &str = "ebpf/prebuilt";
 const OBJECT: &str = "probe.bpfel.o";
 const HASHES: &str = "probe.bpfel.sha256";
+/// Where the object must be the same: the node tells the programs where arguments are.
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+/// Sections of the object that make up the programs: code, what the loader puts into it, maps,
+/// numbers.
+const RUN: [&str; 8] =
+    [".text", "kprobe", ".relkprobe", "raw_tp", ".relraw_tp", "maps", ".rodata", ".symtab"];
 const TARGET: &str = "bpfel-unknown-none";
 /// Links what nightly compilers from 1.97 on write.
 const LINKER: &str = "^0.13";
