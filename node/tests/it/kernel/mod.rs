@@ -7,6 +7,7 @@ mod fallback;
 mod gateway;
 mod life;
 mod losses;
+mod privileges;
 mod refusals;
 mod restart;
 mod same;
