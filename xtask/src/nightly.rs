@@ -1,5 +1,5 @@
 //! `cargo xtask nightly`: what takes too long for every change. It builds what users get, runs
-//! every lab, fuzzes every decoder, simulates many worlds and audits the dependencies.
+//! every lab, all kernels, fuzzes every decoder, simulates many worlds and audits the dependencies.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::lab::Variant;
 use crate::steps::Steps;
 use crate::workspace::{self, CI_PROFILE, cargo};
-use crate::{bench, chaos, dashboards, kills, lab, packages, sim};
+use crate::{bench, chaos, dashboards, kills, lab, packages, sim, vm};
 
 /// Flags of `cargo xtask nightly`.
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ pub(crate) struct Flags {
 /// A step failed.
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     let root = workspace::is_root();
-    let mut needed = vec![packages::BUILD, packages::TESTS];
+    let mut needed = vec![packages::BUILD, packages::TESTS, packages::VM];
     if root {
         needed.push(packages::LAB);
         needed.push(packages::SYNC);
@@ -59,6 +59,11 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         steps.run("lab: burst", || lab::check_burst(CI_PROFILE));
     } else {
         steps.skip("labs", "needs root");
+    }
+    steps.run("kernel tests in every kernel", vm::matrix);
+    match vm::lacks_arm64() {
+        None => steps.run("kernel tests on arm64", vm::arm64),
+        Some(why) => steps.skip("kernel tests on arm64", why),
     }
     match fuzzing_lacks() {
         None => steps.run("fuzzing", || fuzz(flags.fuzz_seconds)),

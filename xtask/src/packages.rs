@@ -59,6 +59,18 @@ pub(crate) const VM: &[Program] = &[
     Program { name: "nft", package: "nftables", used_for: "the kernel tests" },
     Program { name: "conntrack", package: "conntrack", used_for: "the kernel tests" },
     Program { name: "ping", package: "iputils-ping", used_for: "the kernel tests" },
+    Program { name: "setpriv", package: "util-linux", used_for: "the kernel tests" },
+    Program { name: "setcap", package: "libcap2-bin", used_for: "the kernel tests" },
+];
+
+/// What an emulated arm64 machine needs besides.
+pub(crate) const ARM64: &[Program] = &[
+    Program { name: "qemu-system-aarch64", package: "qemu-system-arm", used_for: "the machine" },
+    Program {
+        name: "aarch64-linux-gnu-gcc",
+        package: "gcc-aarch64-linux-gnu",
+        used_for: "the programs in it",
+    },
 ];
 
 /// What checks the files of the containers.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::cpio;
-use super::kernel::Fetched;
+use super::kernel::{Arch, Fetched, Kernel};
 use crate::workspace::{self, CI_PROFILE, cargo};
 
 /// What is tested.
@@ -35,52 +35,104 @@ struct Target {
 
 impl Programs {
     /// Builds the node and its integration tests, or finds them built.
-    pub(super) fn build() -> Result<Self> {
+    pub(super) fn build(arch: Arch) -> Result<Self> {
         let mut command = cargo(["test", "--no-run", "--locked", "-p", "conntracct-node"]);
-        command.args(["--test", "it", "--profile", CI_PROFILE, "--message-format=json"]);
-        let said = workspace::output(&mut command)?;
-        let mut found = BTreeMap::new();
-        for line in String::from_utf8_lossy(&said).lines() {
-            let message: Message = serde_json::from_str(line).context("cargo's messages")?;
-            if let Message { executable: Some(file), target: Some(target) } = message {
-                found.insert(target.name, file);
-            }
+        if arch == Arch::Arm64 {
+            cross(&mut command);
         }
-        let mut take = |name: &str| {
-            found.remove(name).with_context(|| format!("cargo built no program {name}"))
-        };
-        Ok(Self { tests: take("it")?, node: take("conntracct-node")? })
+        let mut found = built(command.args(["--test", "it"]))?;
+        let tests = take(&mut found, "it")?;
+        Ok(Self { tests, node: take(&mut found, "conntracct-node")? })
     }
 }
 
+/// Lets a cargo command build static programs for arm64, beside ours: nothing of theirs is built
+/// again with every change of architecture.
+fn cross(command: &mut Command) {
+    let config = |key: &str, value: &str| format!("target.{ARM64}.{key}={value}");
+    command.args(["--target", ARM64]);
+    command.args(["--config", &config("linker", "\"aarch64-linux-gnu-gcc\"")]);
+    let flags = "[\"-C\", \"target-feature=+crt-static\"]";
+    command.args(["--config", &config("rustflags", flags)]);
+    command.arg("--target-dir").arg(workspace::target_dir().join("cross"));
+}
+
+/// Why nothing can be built for arm64.
+pub(super) fn lacks_target() -> Option<String> {
+    let list = Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&list.stdout).trim());
+    let there = sysroot.join("lib/rustlib").join(ARM64).is_dir();
+    (!there).then(|| format!("no standard library: rustup target add {ARM64}"))
+}
+
+/// The target of the static node for arm64.
+const ARM64: &str = "aarch64-unknown-linux-gnu";
+
+/// The programs that a cargo command has built in the profile of the tests, by name.
+fn built(command: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
+    command.args(["--profile", CI_PROFILE, "--message-format=json"]);
+    let said = workspace::output(command)?;
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8_lossy(&said).lines() {
+        let message: Message = serde_json::from_str(line).context("cargo's messages")?;
+        if let Message { executable: Some(file), target: Some(target) } = message {
+            found.insert(target.name, file);
+        }
+    }
+    Ok(found)
+}
+
+fn take(found: &mut BTreeMap<String, PathBuf>, name: &str) -> Result<PathBuf> {
+    found.remove(name).with_context(|| format!("cargo built no program {name}"))
+}
+
 /// Builds the initramfs that runs `command` in `kernel`.
-pub(super) fn build(kernel: &Fetched, programs: &Programs, command: &str) -> Result<PathBuf> {
+pub(super) fn build(
+    kernel: Kernel,
+    fetched: &Fetched,
+    programs: &Programs,
+    command: &str,
+) -> Result<PathBuf> {
     let folder = workspace::target_dir().join("vm");
     let root = folder.join("initramfs");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
+    fs::create_dir_all(&root)?;
+    let foreign = kernel.arch() != Arch::Amd64;
+    if foreign {
+        let tools = kernel.fetch_tools(PACKAGES)?;
+        workspace::run(Command::new("cp").arg("-a").arg(tools.join(".")).arg(&root))?;
+        merge_usr(&root)?;
+    }
     for sub in ["proc", "sys", "dev", "run", "tmp", "bin", "etc"] {
         fs::create_dir_all(root.join(sub))?;
     }
-    for (from, to) in [
+    let files = [
         (&programs.tests, Path::new("/kernel-tests").to_owned()),
         // The tests call the node where it was built.
         (&programs.node, programs.node.clone()),
-    ] {
+    ];
+    for (from, to) in files {
         install_program(&root, from, &to)?;
-        strip(&inside(&root, &to))?;
+        strip(&inside(&root, &to), kernel.arch())?;
     }
-    for name in TOOLS {
-        let path = which(name).with_context(|| format!("{name} is not installed"))?;
-        install_program(&root, &path, &Path::new("/bin").join(name))?;
+    if !foreign {
+        for name in TOOLS {
+            let path = which(name).with_context(|| format!("{name} is not installed"))?;
+            install_program(&root, &path, &Path::new("/bin").join(name))?;
+        }
+        let busybox = which("busybox").context("busybox is not installed")?;
+        install(&root, &busybox, Path::new("/bin/busybox"))?;
     }
-    let busybox = which("busybox").context("busybox is not installed")?;
-    install(&root, &busybox, Path::new("/bin/busybox"))?;
     for applet in APPLETS {
-        symlink("busybox", root.join("bin").join(applet))?;
+        let place = root.join("bin").join(applet);
+        // There are real ones of some among the tools.
+        if !place.exists() {
+            symlink("busybox", place)?;
+        }
     }
-    install_modules(&root, kernel)?;
+    install_modules(&root, fetched)?;
     let init = root.join("init");
     fs::write(&init, INIT.replace("@COMMAND@", command))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
@@ -117,9 +169,30 @@ fn inside(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
+/// Debian's folders below /usr, where /bin, /sbin and /lib are links since Debian 12: programs and
+/// libraries of packages that still have them elsewhere join them.
+fn merge_usr(root: &Path) -> Result<()> {
+    for name in ["bin", "sbin", "lib"] {
+        let (old, new) = (root.join(name), root.join("usr").join(name));
+        fs::create_dir_all(&new)?;
+        if old.is_dir() && !old.is_symlink() {
+            workspace::run(Command::new("cp").arg("-a").arg(old.join(".")).arg(&new))?;
+            fs::remove_dir_all(&old)?;
+        }
+        if !old.exists() {
+            symlink(Path::new("usr").join(name), &old)?;
+        }
+    }
+    Ok(())
+}
+
 /// Without the line tables the machine needs half the memory.
-fn strip(program: &Path) -> Result<()> {
-    workspace::run(Command::new("strip").arg("--strip-debug").arg(program))
+fn strip(program: &Path, arch: Arch) -> Result<()> {
+    let strip = match arch {
+        Arch::Amd64 => "strip",
+        Arch::Arm64 => "aarch64-linux-gnu-strip",
+    };
+    workspace::run(Command::new(strip).arg("--strip-debug").arg(program))
 }
 
 fn which(name: &str) -> Option<PathBuf> {
@@ -184,11 +257,23 @@ fn module_name(file: &str) -> String {
 }
 
 /// Programs that the tests call.
-const TOOLS: &[&str] = &["ip", "nft", "conntrack", "ping"];
+const TOOLS: &[&str] = &["ip", "nft", "conntrack", "ping", "setpriv", "setcap"];
+
+/// Debian's packages with these, for another architecture than ours.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "iproute2",
+    "nftables",
+    "conntrack",
+    "iputils-ping",
+    "util-linux",
+    "libcap2-bin",
+];
 
 /// What the start needs besides. Not `ip`: busybox has one, too.
 const APPLETS: &[&str] = &[
-    "sh", "mount", "mkdir", "modprobe", "poweroff", "cat", "ls", "echo", "sleep", "grep", "dmesg",
+    "sh", "mount", "umount", "mkdir", "modprobe", "poweroff", "cat", "ls", "echo", "sleep", "grep",
+    "dmesg",
 ];
 
 const MODULES: &[&str] = &[
@@ -210,12 +295,11 @@ const MODULES: &[&str] = &[
 /// The last line says how it went; the host looks for it.
 const INIT: &str = "\
 #!/bin/sh
-export PATH=/bin HOME=/tmp
+export PATH=/bin:/sbin HOME=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
 mkdir -p /run/netns

@@ -23,6 +23,27 @@ pub(crate) enum Kernel {
     V6_12,
     /// The newest of Debian's unstable suite
     Sid,
+    /// Debian 13 on arm64
+    Arm64,
+}
+
+/// What a kernel runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arch {
+    /// What we run on, too.
+    Amd64,
+    /// Emulated from its instructions on; programs are built for it.
+    Arm64,
+}
+
+impl Arch {
+    /// As Debian calls it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
 }
 
 /// A kernel that is here.
@@ -36,19 +57,31 @@ pub(super) struct Fetched {
 }
 
 impl Kernel {
+    /// Those that run what is built for this machine.
     pub(super) const ALL: [Self; 4] = [Self::V5_10, Self::V6_1, Self::V6_12, Self::Sid];
 
     const fn suite(self) -> &'static str {
         match self {
             Self::V5_10 => "bullseye",
             Self::V6_1 => "bookworm",
-            Self::V6_12 => "trixie",
+            Self::V6_12 | Self::Arm64 => "trixie",
             Self::Sid => "sid",
         }
     }
 
+    pub(super) const fn arch(self) -> Arch {
+        match self {
+            Self::Arm64 => Arch::Arm64,
+            _ => Arch::Amd64,
+        }
+    }
+
     fn folder(self) -> PathBuf {
-        workspace::target_dir().join("vm").join(self.suite())
+        let folder = workspace::target_dir().join("vm");
+        match self.arch() {
+            Arch::Amd64 => folder.join(self.suite()),
+            Arch::Arm64 => folder.join(format!("{}-arm64", self.suite())),
+        }
     }
 
     /// Fetches the kernel where it is not here yet. It is fetched again when its folder is
@@ -59,26 +92,38 @@ impl Kernel {
             return Ok(fetched);
         }
         let folder = self.folder();
-        let apt = Apt::new(&folder.join("apt"), self.suite())?;
+        let apt = Apt::new(&folder.join("apt"), self.suite(), self.arch())?;
         apt.update()?;
         // From 7.x on the image is in linux-binary-*, its modules in linux-modules-*.
-        let names = apt.dependencies("linux-image-cloud-amd64")?;
+        let newest = format!("linux-image-cloud-{}", self.arch().name());
+        let names = apt.dependencies(&newest)?;
         let image =
             names.iter().find(|name| name.starts_with("linux-image-")).with_context(|| {
-                format!("linux-image-cloud-amd64 of {} leads to no kernel: {names:?}", self.suite())
+                format!("{newest} of {} leads to no kernel: {names:?}", self.suite())
             })?;
         let mut wanted = vec![image.clone()];
         let more = apt.dependencies(image)?.into_iter();
         wanted.extend(more.filter(|name| {
             name.starts_with("linux-modules-") || name.starts_with("linux-binary-")
         }));
-        for package in wanted {
-            let deb = apt.download(&package)?;
-            let mut unpack = Command::new("dpkg-deb");
-            workspace::run(unpack.arg("-x").arg(&deb).arg(&root))?;
-            fs::remove_file(deb)?;
-        }
+        wanted.iter().try_for_each(|package| apt.unpack(package, &root))?;
         find(&root)
+    }
+
+    /// Fetches the programs that the tests call, with their libraries, for another architecture
+    /// than ours: a folder to begin the machine's disk with.
+    pub(super) fn fetch_tools(self, packages: &[&str]) -> Result<PathBuf> {
+        let folder = self.folder().join("tools");
+        let done = folder.join(".done");
+        if done.is_file() {
+            return Ok(folder);
+        }
+        let apt = Apt::new(&self.folder().join("apt"), self.suite(), self.arch())?;
+        apt.update()?;
+        let unpack = |name: &String| apt.unpack(name, &folder);
+        apt.with_libraries(packages)?.iter().try_for_each(unpack)?;
+        fs::write(&done, "")?;
+        Ok(folder)
     }
 }
 
@@ -100,7 +145,7 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(folder: &Path, suite: &str) -> Result<Self> {
+    fn new(folder: &Path, suite: &str, arch: Arch) -> Result<Self> {
         let folder = &folder.to_owned();
         for sub in ["lists/partial", "cache/archives/partial", "down"] {
             fs::create_dir_all(folder.join(sub))?;
@@ -116,8 +161,8 @@ impl Apt {
             set("Dir::Etc::sourceparts", Path::new("/dev/null")),
             set("Dir::State::lists", &folder.join("lists")),
             set("Dir::Cache", &folder.join("cache")),
-            "APT::Architecture=amd64".to_owned(),
-            "APT::Architectures=amd64".to_owned(),
+            format!("APT::Architecture={}", arch.name()),
+            format!("APT::Architectures={}", arch.name()),
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Languages=none".to_owned(),
         ];
@@ -142,6 +187,27 @@ impl Apt {
         let text = String::from_utf8_lossy(&said).into_owned();
         let lines = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         Ok(lines.map(str::to_owned).collect())
+    }
+
+    /// Packages and the libraries they need, and those need.
+    fn with_libraries(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let mut command = self.command("apt-cache");
+        command.args(["depends", "--recurse", "--no-recommends", "--no-suggests"]);
+        command.args(["--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances"]);
+        let said = workspace::output(command.args(packages))?;
+        let text = String::from_utf8_lossy(&said).into_owned();
+        let wanted = |name: &&str| packages.contains(name) || name.starts_with("lib");
+        // What others depend on is indented; what is provided by others stands in <>.
+        let names = text.lines().filter(|line| !line.starts_with([' ', '<'])).filter(wanted);
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    fn unpack(&self, package: &str, root: &Path) -> Result<()> {
+        let deb = self.download(package)?;
+        fs::create_dir_all(root)?;
+        let mut unpack = Command::new("dpkg-deb");
+        workspace::run(unpack.arg("-x").arg(&deb).arg(root))?;
+        fs::remove_file(deb).context("could not remove a package")
     }
 
     fn download(&self, package: &str) -> Result<PathBuf> {

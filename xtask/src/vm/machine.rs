@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::kernel::Fetched;
+use super::kernel::{Arch, Fetched};
+use super::report::Report;
 
 /// How a run went.
 pub(super) struct Verdict {
@@ -16,15 +17,28 @@ pub(super) struct Verdict {
     pub(super) took: Duration,
     /// The tests' own last line, where there is one.
     pub(super) summary: String,
+    /// What each test said.
+    pub(super) report: Report,
 }
 
 /// Boots the kernel with the initramfs and waits for it to say how it went, at most `limit`.
-pub(super) fn run(kernel: &Fetched, initramfs: &Path, limit: Duration) -> Result<Verdict> {
+pub(super) fn run(
+    kernel: &Fetched,
+    arch: Arch,
+    initramfs: &Path,
+    limit: Duration,
+) -> Result<Verdict> {
     let begun = Instant::now();
-    let mut machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-m", "2048", "-smp", "2"])
+    let (program, machine, console) = match arch {
+        Arch::Amd64 => ("qemu-system-x86_64", ["-M", "pc", "-cpu", CPU], "ttyS0"),
+        Arch::Arm64 => ("qemu-system-aarch64", ["-M", "virt", "-cpu", "cortex-a72"], "ttyAMA0"),
+    };
+    let mut machine = Command::new(program)
+        .args(machine)
+        .args(["-accel", "tcg,thread=multi", "-m", "2048", "-smp", "2"])
         .args(["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"])
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        // On a busy machine the timer comes too late for the kernel that checks it.
+        .args(["-append", &format!("console={console} quiet panic=-1 no_timer_check")])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")
@@ -32,7 +46,7 @@ pub(super) fn run(kernel: &Fetched, initramfs: &Path, limit: Duration) -> Result
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("could not start qemu-system-x86_64")?;
+        .with_context(|| format!("could not start {program}"))?;
     let console = machine.stdout.take().context("the machine has no console")?;
     let (lines, said) = mpsc::channel();
     std::thread::spawn(move || {
@@ -43,11 +57,17 @@ pub(super) fn run(kernel: &Fetched, initramfs: &Path, limit: Duration) -> Result
             }
         }
     });
-    let mut verdict = Verdict { passed: false, took: Duration::ZERO, summary: String::new() };
+    let mut verdict = Verdict {
+        passed: false,
+        took: Duration::ZERO,
+        summary: String::new(),
+        report: Report::default(),
+    };
     loop {
         match said.recv_timeout(limit.saturating_sub(begun.elapsed())) {
             Ok(line) => {
                 eprintln!("  {line}");
+                verdict.report.line(&line);
                 if line.starts_with("test result:") {
                     verdict.summary = line;
                 } else if let Some(status) = line.strip_prefix("conntracct-vm: exit ") {
