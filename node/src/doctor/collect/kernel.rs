@@ -98,7 +98,10 @@ const fn cure(error: &EbpfError) -> &'static str {
         }
         EbpfError::Layout(_) => "the file is of another kernel, or damaged: give the right one",
         EbpfError::Hooks(_) => "modprobe nf_conntrack_netlink; else use netlink",
-        EbpfError::Programs(ProgramsError::Privilege { .. }) => {
+        EbpfError::Programs(ProgramsError::Paranoid { .. }) => {
+            "set kernel.perf_event_paranoid to 2, or run as root"
+        }
+        EbpfError::Privilege { .. } | EbpfError::Programs(ProgramsError::Privilege { .. }) => {
             "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
         }
         EbpfError::Programs(ProgramsError::Lockdown) => {
