@@ -3,7 +3,6 @@
 
 // The reader alone: the node around it would take the whole of its dependencies along.
 #[path = "../../node/src/source/ebpf/btf.rs"]
-#[expect(unused, reason = "the node uses more of it")]
 mod btf;
 #[path = "../btf.rs"]
 mod entry;
