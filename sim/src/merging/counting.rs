@@ -189,7 +189,7 @@ impl Pure {
         {
             self.drafts += 1;
             let (draft, moved, counted) = self.count(&linked);
-            if self.way.dropped > 0 && self.drafts % self.way.dropped == 0 {
+            if self.way.dropped > 0 && self.drafts.is_multiple_of(self.way.dropped) {
                 // It was not committed: the same is made again.
                 drop((draft, moved));
                 self.drafts_dropped += 1;

@@ -76,7 +76,7 @@ pub fn live(recipe: &Recipe) -> Result<Outcome, Broken> {
     let (book, mut pure) = judge.count(&arrivals, way).map_err(broken)?;
     let mut outcome = judge.judge(&book, &pure).map_err(broken)?;
     let (merged, dropped) = (pure.merged(), pure.drafts_dropped);
-    if recipe.seed % RECOUNTED == 0 {
+    if recipe.seed.is_multiple_of(RECOUNTED) {
         judge.recount(&book, &arrivals, way).map_err(broken)?;
         judge.again(&mut pure, &arrivals).map_err(broken)?;
     }

@@ -126,11 +126,13 @@ impl<'t> Centre<'t> {
             0 => self.restart(now),
             1 => {
                 let linked = ready(self.committer.admit(&mut self.work, now, false));
-                self.restart(now).and(fatal(linked))
+                self.restart(now)?;
+                fatal(linked)
             }
             2 => {
                 let committed = ready(self.committer.run(&mut self.work));
-                self.restart(now).and(fatal(committed))
+                self.restart(now)?;
+                fatal(committed)
             }
             _ => Ok(()),
         }
