@@ -320,6 +320,15 @@ impl<'m> Drafting<'m> {
         let (netns, stored) = self.netns(context, record.netns)?;
         let identity = Identity::of(netns, &record.entry());
         let (found, mut entry) = match self.entry(&identity) {
+            // Linked as new, and the store says otherwise.
+            Some((_, entry))
+                if !entry.stored
+                    && missing.asked.is_thorough()
+                    && !missing.asked.absent.contains(&identity) =>
+            {
+                missing.find.insert(identity);
+                return Ok(());
+            }
             Some((found, entry)) => (found, Some(entry)),
             None if stored && self.may_be_stored(context, record, &identity, missing.asked) => {
                 missing.find.insert(identity);

@@ -48,6 +48,12 @@ impl Entries {
         }
     }
 
+    /// The entry of this identity, to be changed.
+    pub(super) fn find_mut(&mut self, identity: &Identity) -> Option<&mut Entry> {
+        let Place(at) = self.find(identity)?;
+        self.entries.get_mut(index(at)?).map(|(_, entry)| entry)
+    }
+
     /// Adds an entry that is not here. There is room for 2^32 - 1; what is beyond is not kept, as
     /// if it had been forgotten at once.
     pub(super) fn add(&mut self, identity: Identity, entry: Entry) {
@@ -69,15 +75,19 @@ impl Entries {
     }
 
     /// Forgets those that `keep` refuses; places may be others then. Gives the latest first sight
-    /// among the forgotten.
-    pub(super) fn retain(&mut self, keep: impl Fn(&Entry) -> bool) -> Option<UnixNanos> {
+    /// among the forgotten, and the latest word.
+    pub(super) fn retain(
+        &mut self,
+        keep: impl Fn(&Entry) -> bool,
+    ) -> Option<(UnixNanos, UnixNanos)> {
         let mut forgotten = None;
         let mut at = 0;
         while let Some((_, entry)) = self.entries.get(at) {
             if keep(entry) {
                 at += 1;
             } else {
-                forgotten = forgotten.max(Some(entry.seen));
+                let (seen, heard) = forgotten.unwrap_or((entry.seen, entry.touched));
+                forgotten = Some((seen.max(entry.seen), heard.max(entry.touched)));
                 self.remove(at);
             }
         }
@@ -158,7 +168,7 @@ mod tests {
         let place = all.find(&identity(500)).unwrap();
         all.set(place, Entry { touched: UnixNanos(5_000), ..entry(500) });
         let odd = |entry: &Entry| entry.entry.0 % 2 == 1 || entry.touched.0 == 5_000;
-        assert_eq!(all.retain(odd), Some(UnixNanos(998)));
+        assert_eq!(all.retain(odd), Some((UnixNanos(998), UnixNanos(998))));
         assert_eq!(all.len(), 501);
         for n in 0..1_000 {
             let found = all.find(&identity(n)).and_then(|place| all.get(place));

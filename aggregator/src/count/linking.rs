@@ -1,7 +1,7 @@
 //! Linking: before frames are counted their entries find those of other observers that may see the
 //! same flows. Memory only: nothing is stored by it, so linking again changes nothing.
 
-use flow::clock::{self, Basis, Placement};
+use flow::clock::{self, Basis, Placement, Span};
 use flow::count::EntryCount;
 use flow::{Record, RecordFlags, UnixNanos, view};
 use hashbrown::HashSet;
@@ -58,6 +58,8 @@ impl Counter {
             return Ok(if shared { Linked::Reload } else { Linked::Done });
         }
         let mut wanted = Wanted::default();
+        // Those found may have company that shares another view with them.
+        wanted.views.extend(asked.follow.difference(&asked.views));
         for frame in frames {
             let Body::Batch { interval, records } = &frame.body else { continue };
             let node = self.memory.number_node(&frame.node)?;
@@ -94,25 +96,8 @@ impl Counter {
             Some(_) => None,
             None => start_of(record, interval, basis, *before),
         };
-        if known.is_none() {
-            let young =
-                start.is_some_and(|start| self.memory.remembers(start, self.config.memory_horizon));
-            if self.memory.forgotten.is_some() && (asked.is_thorough() || !young) {
-                let mut missing = stored && !asked.absent.contains(&identity) && {
-                    wanted.find.insert(identity);
-                    true
-                };
-                for tuple in [view::inside(&record.orig), view::outside(&record.reply)] {
-                    let hash = view_hash(&tuple);
-                    if !asked.views.contains(&hash) {
-                        wanted.views.insert(hash);
-                        missing = true;
-                    }
-                }
-                if missing {
-                    return Ok(());
-                }
-            }
+        if known.is_none() && self.is_missing(&identity, stored, start, record, asked, wanted) {
+            return Ok(());
         }
         let entry = match known {
             Some(entry) => entry,
@@ -146,6 +131,38 @@ impl Counter {
             self.remember(identity, entry, path, start, frame.received);
         }
         Ok(())
+    }
+
+    /// Whether the store may know this entry, or others that lived together with it.
+    fn is_missing(
+        &self,
+        identity: &Identity,
+        stored: bool,
+        start: Option<Span>,
+        record: &Record,
+        asked: &Asked,
+        wanted: &mut Wanted,
+    ) -> bool {
+        let (memory, horizon) = (&self.memory, self.config.memory_horizon);
+        if memory.forgotten.is_none() {
+            return false;
+        }
+        let mut missing = false;
+        let young = start.is_some_and(|start| memory.remembers(start, horizon));
+        if stored && !young && !asked.absent.contains(identity) {
+            wanted.find.insert(*identity);
+            missing = true;
+        }
+        if !start.is_some_and(|start| memory.remembers_others(start, horizon)) {
+            for tuple in [view::inside(&record.orig), view::outside(&record.reply)] {
+                let hash = view_hash(&tuple);
+                if !asked.views.contains(&hash) {
+                    wanted.views.insert(hash);
+                    missing = true;
+                }
+            }
+        }
+        missing
     }
 
     fn link_entry(&mut self, seen: &Seen<'_>) -> PathNo {

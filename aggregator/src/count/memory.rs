@@ -167,6 +167,8 @@ pub(super) struct Memory {
     pub(super) latest: UnixNanos,
     /// Entries that were first seen at or before this may be in the store without being here.
     pub(super) forgotten: Option<UnixNanos>,
+    /// Nothing was heard of any such entry after this.
+    pub(super) unheard: Option<UnixNanos>,
 }
 
 impl Memory {
@@ -177,7 +179,8 @@ impl Memory {
         settings: Option<&MergeSettings>,
         shared: bool,
     ) -> Self {
-        let mut memory = Self { ids: loaded.ids, forgotten: loaded.forgotten, ..Self::default() };
+        let (ids, forgotten) = (loaded.ids, loaded.forgotten);
+        let mut memory = Self { ids, forgotten, unheard: forgotten, ..Self::default() };
         let mut names = HashMap::<NodeNo, NodeName, State>::default();
         for row in loaded.nodes {
             memory.mark(row.epoch_since);
@@ -237,11 +240,21 @@ impl Memory {
             ended: row.ended,
         };
         let identity = row.identity();
-        if self.entries.find(&identity).is_none() {
-            self.entries.add(identity, entry);
-            if let Some(merging) = &mut self.merging {
-                merging.recall(row, entry.touched);
+        match self.entries.find_mut(&identity) {
+            None => {
+                self.entries.add(identity, entry);
+                if let Some(merging) = &mut self.merging {
+                    merging.recall(row, entry.touched);
+                }
             }
+            // It was linked as if it were new.
+            Some(linked) if !linked.stored => {
+                if let Some(merging) = &mut self.merging {
+                    merging.merger.rename(entry_ref(linked.entry), entry_ref(row.entry));
+                }
+                *linked = entry;
+            }
+            Some(_) => {}
         }
     }
 
@@ -352,6 +365,12 @@ impl Memory {
         self.forgotten.is_none_or(|forgotten| start.until > forgotten.plus(margin))
     }
 
+    /// Whether everybody who may have lived together with an entry born at `start` is here.
+    pub(super) fn remembers_others(&self, start: Span, memory_horizon: Duration) -> bool {
+        let margin = (memory_horizon / 2).saturating_add(start.slack);
+        self.unheard.is_none_or(|unheard| start.until > unheard.plus(margin))
+    }
+
     /// Takes what a committed set changed.
     pub(super) fn take(&mut self, change: Change) {
         let Change { nodes, netns, known, places: _, fresh, merge, ids, latest } = change;
@@ -376,7 +395,11 @@ impl Memory {
         if let Some(merging) = &mut self.merging {
             merging.merger.apply(merge);
         }
-        self.ids = ids;
+        // Linking may have given numbers since.
+        self.ids.node = self.ids.node.max(ids.node);
+        self.ids.netns = self.ids.netns.max(ids.netns);
+        self.ids.entry = self.ids.entry.max(ids.entry);
+        self.ids.path = self.ids.path.max(ids.path);
         self.mark(latest);
     }
 
@@ -410,7 +433,8 @@ impl Memory {
                 self.entries.retain(|entry| !gone.contains(&entry.entry))
             }
         };
-        self.forgotten = self.forgotten.max(forgotten);
+        self.forgotten = self.forgotten.max(forgotten.map(|(seen, _)| seen));
+        self.unheard = self.unheard.max(forgotten.map(|(_, heard)| heard));
     }
 }
 

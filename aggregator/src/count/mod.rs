@@ -31,7 +31,9 @@ use hashbrown::HashSet;
 use thiserror::Error;
 
 use crate::store::Progress;
-use crate::store::row::{ChangeSet, EntryNo, FlowRow, Identity, Loaded, NodeNo, ObserverRow};
+use crate::store::row::{
+    ChangeSet, EntryNo, FlowRow, Identity, Loaded, NodeNo, ObserverRow, view_hash,
+};
 
 pub use counting::Counting;
 pub use draft::Draft;
@@ -115,6 +117,8 @@ pub enum Counted {
 pub struct Asked {
     absent: HashSet<Identity, foldhash::fast::RandomState>,
     views: HashSet<i64, foldhash::fast::RandomState>,
+    /// Views of entries that were found.
+    follow: HashSet<i64, foldhash::fast::RandomState>,
     thorough: bool,
 }
 
@@ -249,6 +253,10 @@ impl Counter {
             }
         }
         asked.views.extend(&needs.views);
+        if self.is_merging() {
+            let views = answers.found.iter().flat_map(|row| [row.inside, row.outside]);
+            asked.follow.extend(views.map(|tuple| view_hash(&tuple)));
+        }
         self.memory.take_counts(&needs.counted, &answers.counted);
         self.memory.take_history(&needs.history, &answers.history);
     }

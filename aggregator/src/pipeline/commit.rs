@@ -189,7 +189,8 @@ impl<S: Store> Committer<S> {
     /// # Errors
     /// As [`Committer::run`]: call it again with the same work then.
     pub async fn admit(&mut self, work: &mut Work, now: UnixNanos, all: bool) -> Result<(), Stop> {
-        // Memory must stay while a commit is in doubt, so nothing can be linked.
+        // Memory must stay while a draft of it is on its way, so nothing can be linked before.
+        self.close().await?;
         if let Some(frames) = self.settle(&work.todo).await? {
             finish(work, frames);
         }

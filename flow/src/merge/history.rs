@@ -33,6 +33,18 @@ impl Merger {
         (!told).then(|| group.members.iter().map(|member| member.entry))
     }
 
+    /// Gives an entry another number, under which growths of it are stored.
+    pub fn rename(&mut self, from: EntryRef, to: EntryRef) {
+        let Some(no) = self.by_entry.remove(&from) else { return };
+        self.by_entry.insert(to, no);
+        let Some(group) = self.group_mut(no) else { return };
+        let own = |member: &&mut super::group::Member| member.entry == from;
+        if let Some(member) = group.members.iter_mut().find(own) {
+            member.entry = to;
+            member.told = false;
+        }
+    }
+
     /// Makes the groups of `entries` anew from all that is stored of their entries. Never call it
     /// between [`Merger::count`] and [`Merger::apply`].
     ///
