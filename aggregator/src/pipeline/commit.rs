@@ -7,17 +7,14 @@
 use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::time::Duration;
 
-use flow::clock::Basis;
-use flow::merge::Domain;
-use flow::{Epoch, NodeName, Record, Seq, StoreId, UnixNanos};
+use flow::{Epoch, NodeName, Seq, StoreId, UnixNanos};
 use thiserror::Error;
 
-use super::hold::{Held, Hold, HoldConfig, Sure};
+use super::hold::{Hold, HoldConfig};
 use crate::count::{
-    Answers, Asked, Body, CountError, CountMetrics, Counted, Counter, CounterConfig, Counting,
-    Draft, Frame, Linked, Needs,
+    Answers, Asked, CountError, CountMetrics, Counted, Counter, CounterConfig, Counting, Draft,
+    Frame, Linked, Needs,
 };
 use crate::store::row::{FrameName, NodeNo, WriterToken};
 use crate::store::{CommitError, Progress, Store, StoreError};
@@ -130,14 +127,14 @@ pub struct Committer<S> {
     store: S,
     id: StoreId,
     token: WriterToken,
-    counter: Counter,
+    pub(super) counter: Counter,
     /// Rows that make a transaction.
-    rows: usize,
+    pub(super) rows: usize,
     doubt: Option<Doubt>,
     /// Entries to be closed before anything else is counted.
     closing: Option<Draft>,
-    metrics: CountMetrics,
-    hold: Hold<Frame>,
+    pub(super) metrics: CountMetrics,
+    pub(super) hold: Hold<Frame>,
 }
 
 /// Rows that make a transaction: COMMIT is a small part of it then, and nobody waits long for one.
@@ -169,44 +166,6 @@ impl<S: Store> Committer<S> {
         let rows = TRANSACTION_ROWS;
         let hold = Hold::new(HoldConfig::default());
         Ok(Self { store, id, token, counter, rows, doubt, closing, metrics, hold })
-    }
-
-    /// The same with other bounds of the frames that wait for others' word.
-    #[must_use]
-    pub fn holding(self, config: HoldConfig) -> Self {
-        Self { hold: Hold::new(config), ..self }
-    }
-
-    /// Frames that wait for others' word, and their bytes.
-    #[must_use]
-    pub fn held(&self) -> (usize, usize) {
-        (self.hold.frames(), self.hold.bytes())
-    }
-
-    /// Moves frames on: those that arrived wait or can be committed, and of those that waited some
-    /// need not any longer at `now`; all of them, where `all`.
-    ///
-    /// # Errors
-    /// As [`Committer::run`]: call it again with the same work then.
-    pub async fn admit(&mut self, work: &mut Work, now: UnixNanos, all: bool) -> Result<(), Stop> {
-        // Memory must stay while a draft of it is on its way, so nothing can be linked before.
-        self.close().await?;
-        if let Some(frames) = self.settle(&work.todo).await? {
-            finish(work, frames);
-        }
-        self.link(&work.arrived).await?;
-        for frame in work.arrived.drain(..) {
-            match self.counter.domains(&frame.node) {
-                Some(domains) => self.hold.push(held(frame, domains)),
-                None => work.todo.push(frame),
-            }
-        }
-        let most = self.rows.saturating_mul(ADMITTED_ROWS * size_of::<Record>());
-        let released = if all { self.hold.release_all() } else { self.hold.release(now, most) };
-        work.todo.extend(released);
-        work.linked = work.todo.len();
-        self.metrics.held(self.hold.frames(), self.hold.take_stats());
-        Ok(())
     }
 
     /// The same with transactions of `rows` rows instead of [`TRANSACTION_ROWS`]; a frame is never
@@ -296,7 +255,7 @@ impl<S: Store> Committer<S> {
 
     /// Closes the entries that were found silent. Closing one again changes nothing, so a commit
     /// whose outcome is not known is run again.
-    async fn close(&mut self) -> Result<(), Stop> {
+    pub(super) async fn close(&mut self) -> Result<(), Stop> {
         let Some(draft) = self.closing.take() else { return Ok(()) };
         match self.store.commit(self.token, draft.set()).await {
             Ok(()) => {
@@ -408,7 +367,7 @@ impl<S: Store> Committer<S> {
 
     /// Links the entries of `frames`: they find those of other observers that may see the same
     /// flows. While a commit is in doubt memory must stay, and nothing is linked.
-    async fn link(&mut self, frames: &[Frame]) -> Result<(), Stop> {
+    pub(super) async fn link(&mut self, frames: &[Frame]) -> Result<(), Stop> {
         let mut asked = Asked::default();
         loop {
             match self.counter.link(frames, &asked).map_err(Fatal::Count)? {
@@ -431,7 +390,7 @@ impl<S: Store> Committer<S> {
     }
 
     /// Finds out what became of a commit in doubt. How many frames it took in, if it happened.
-    async fn settle(&mut self, todo: &[Frame]) -> Result<Option<usize>, Stop> {
+    pub(super) async fn settle(&mut self, todo: &[Frame]) -> Result<Option<usize>, Stop> {
         let Some(doubt) = &self.doubt else { return Ok(None) };
         let Some(advance) = doubt.draft.set().advances.first() else {
             self.doubt = None;
@@ -555,7 +514,7 @@ impl Bisect {
 }
 
 /// Notes that the first `frames` are committed.
-fn finish(work: &mut Work, frames: usize) {
+pub(super) fn finish(work: &mut Work, frames: usize) {
     work.linked = work.linked.saturating_sub(frames);
     let mut lanes = HashSet::new();
     let mut done = Vec::new();
@@ -592,28 +551,3 @@ fn reject(work: &mut Work, bad: usize, reason: &str) -> (NodeName, Epoch) {
 fn put_off(frame: Frame) -> Done {
     Done::Later { node: frame.node, epoch: frame.epoch, seq: frame.first }
 }
-
-/// A frame as it waits for the word of the other nodes in its domains.
-fn held(frame: Frame, domains: [Domain; 2]) -> Held<Frame> {
-    let (node, epoch, arrived) = (frame.node.clone(), frame.epoch, frame.received);
-    let bytes = frame.rows().saturating_mul(size_of::<Record>());
-    let (swept, watermark, interval, more) = match &frame.body {
-        Body::Batch { interval, .. } => {
-            let basis = Basis::of(interval, frame.clock.as_ref());
-            let sure =
-                |moment| Some(Sure { at: basis.convert(moment)?, slack: basis.slack(moment)? });
-            let length = Duration::from_millis(interval.length_ms.into());
-            let (swept, begun) = (sure(interval.sweep_end), sure(interval.sweep_begin));
-            (swept, begun, length, interval.parts == 0)
-        }
-        // Nothing was read for it: it waits for nobody.
-        Body::Gap(_) => {
-            let always = Sure { at: UnixNanos(i64::MIN), slack: Duration::ZERO };
-            (Some(always), None, Duration::ZERO, false)
-        }
-    };
-    Held { frame, node, epoch, domains, arrived, swept, watermark, interval, more, bytes }
-}
-
-/// Transactions' worth of frames let go at once.
-const ADMITTED_ROWS: usize = 4;

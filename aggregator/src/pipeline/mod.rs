@@ -3,6 +3,7 @@
 //! Sessions (one task a node) put the frames of an epoch in order and submit them here. One task
 //! counts and commits; nothing else changes what has been counted.
 
+mod admit;
 pub mod commit;
 mod decode;
 pub mod hold;
