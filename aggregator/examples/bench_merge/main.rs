@@ -82,12 +82,9 @@ fn count(frames: &[Frame], gateways: u8, merging: bool) -> Result<Counter, Faile
     for frame in frames {
         let frame = std::slice::from_ref(frame);
         let asked = Asked::default();
-        loop {
-            match counter.link(frame, &asked)? {
-                Linked::Done => break,
-                Linked::Reload | Linked::Needs(_) => return Err("an empty store was asked".into()),
-            }
-        }
+        let Linked::Done = counter.link(frame, &asked)? else {
+            return Err("an empty store was asked".into());
+        };
         let Counted::Draft(draft) = counter.count(frame, &asked)? else {
             return Err("an empty store was asked".into());
         };
