@@ -2,13 +2,14 @@
 
 mod flags;
 mod merging_worlds;
+mod progress;
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use conntracct_sim::{Kind, Outcome, Setting, TROUBLE_SECONDS, World};
 use flags::{Flags, Which};
+use progress::{Progress, say};
 
 fn main() -> ExitCode {
     let flags = match Flags::of(std::env::args().skip(1)) {
@@ -47,33 +48,4 @@ fn run(first: u64, worlds: u64, setting: Setting) -> ExitCode {
          {bounded} bounded, {commits} commits, {rows} rows; {failed} violations"
     ));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// How far it is, once a second, for whoever looks on.
-struct Progress {
-    worlds: u64,
-    told: Instant,
-}
-
-impl Progress {
-    fn new(worlds: u64) -> Self {
-        Self { worlds, told: Instant::now() }
-    }
-
-    fn show(&mut self, done: u64) {
-        if std::io::stderr().is_terminal() && self.told.elapsed() > Duration::from_secs(1) {
-            self.told = Instant::now();
-            let _gone = write!(std::io::stderr(), "\r{done} of {} worlds", self.worlds);
-        }
-    }
-
-    fn clear(&self) {
-        if std::io::stderr().is_terminal() {
-            let _gone = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
-}
-
-fn say(text: &str) {
-    let _gone = writeln!(std::io::stdout(), "{text}");
 }

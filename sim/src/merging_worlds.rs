@@ -8,7 +8,7 @@ use std::time::Instant;
 use conntracct_sim::merging::{Outcome, Scenario, explain, live, live_stored, shrink};
 
 use crate::flags::{Flags, Which};
-use crate::{Progress, say};
+use crate::progress::{Progress, say};
 
 pub(crate) fn run(flags: &Flags) -> ExitCode {
     let begun = Instant::now();

@@ -248,7 +248,9 @@ impl Counter {
             self.memory.learn(row);
         }
         for identity in &needs.find {
-            if self.memory.entries.find(identity).is_none() {
+            let entries = &self.memory.entries;
+            let known = entries.find(identity).and_then(|place| entries.get(place));
+            if !known.is_some_and(|entry| entry.stored) {
                 asked.absent.insert(*identity);
             }
         }
