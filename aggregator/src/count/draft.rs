@@ -431,6 +431,7 @@ impl<'m> Drafting<'m> {
             count: EntryCount { start, ..EntryCount::default() },
             counted: Counted::Known,
             stored: false,
+            accompanied: true,
             seen: context.mark,
             touched: context.mark,
             ended: None,

@@ -152,6 +152,7 @@ mod tests {
             count: EntryCount::default(),
             counted: Counted::Known,
             stored: true,
+            accompanied: true,
             seen: UnixNanos(n.into()),
             touched: UnixNanos(n.into()),
             ended: None,

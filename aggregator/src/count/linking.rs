@@ -1,7 +1,7 @@
 //! Linking: before frames are counted their entries find those of other observers that may see the
 //! same flows. Memory only: nothing is stored by it, so linking again changes nothing.
 
-use flow::clock::{self, Basis, Placement, Span};
+use flow::clock::{self, Basis, Placement, Span, WALL_SLACK};
 use flow::count::EntryCount;
 use flow::{Record, RecordFlags, UnixNanos, view};
 use hashbrown::HashSet;
@@ -96,7 +96,11 @@ impl Counter {
             Some(_) => None,
             None => start_of(record, interval, basis, *before),
         };
-        if known.is_none() && self.is_missing(&identity, stored, start, record, asked, wanted) {
+        let missing = match known {
+            Some(_) => self.lacks_company(&identity, record, asked, wanted),
+            None => self.is_missing(&identity, stored, start, record, asked, wanted),
+        };
+        if missing {
             return Ok(());
         }
         let entry = match known {
@@ -153,7 +157,21 @@ impl Counter {
             wanted.find.insert(*identity);
             missing = true;
         }
-        if !start.is_some_and(|start| memory.remembers_others(start, horizon)) {
+        missing |= self.lacks_others(start, record, asked, wanted);
+        missing
+    }
+
+    /// Whether the store may know others that lived together with an entry born at `start`.
+    fn lacks_others(
+        &self,
+        start: Option<Span>,
+        record: &Record,
+        asked: &Asked,
+        wanted: &mut Wanted,
+    ) -> bool {
+        let horizon = self.config.memory_horizon;
+        let mut missing = false;
+        if !start.is_some_and(|start| self.memory.remembers_others(start, horizon)) {
             for tuple in [view::inside(&record.orig), view::outside(&record.reply)] {
                 let hash = view_hash(&tuple);
                 if !asked.views.contains(&hash) {
@@ -163,6 +181,27 @@ impl Counter {
             }
         }
         missing
+    }
+
+    /// The same of an entry that was read from the store: once.
+    fn lacks_company(
+        &mut self,
+        identity: &Identity,
+        record: &Record,
+        asked: &Asked,
+        wanted: &mut Wanted,
+    ) -> bool {
+        let entry = self.memory.entries.find(identity).and_then(|at| self.memory.entries.get(at));
+        let Some(entry) = entry.filter(|entry| !entry.accompanied) else { return false };
+        let start = entry.count.start;
+        let start = start.map(|start| Span { since: None, until: start, slack: WALL_SLACK });
+        if self.memory.unheard.is_some() && self.lacks_others(start, record, asked, wanted) {
+            return true;
+        }
+        if let Some(entry) = self.memory.entries.find_mut(identity) {
+            entry.accompanied = true;
+        }
+        false
     }
 
     fn link_entry(&mut self, seen: &Seen<'_>) -> PathNo {
@@ -184,6 +223,7 @@ impl Counter {
             count: EntryCount { start, ..EntryCount::default() },
             counted: Counted::Known,
             stored: false,
+            accompanied: true,
             seen: now,
             touched: now,
             ended: None,

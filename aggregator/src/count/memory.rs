@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) counted: Counted,
     /// The store has it; else it is linked, and no record of it is counted yet.
     pub(super) stored: bool,
+    /// Whoever may have seen its flow is in memory too, or was asked for.
+    pub(super) accompanied: bool,
     /// Mark of its first record.
     pub(super) seen: UnixNanos,
     /// Mark of its last one, or a later one: since it was loaded, of its node's last frame.
@@ -235,6 +237,7 @@ impl Memory {
             count: EntryCount { counted: row.base, reached: None, start: row.start },
             counted: Counted::Unknown,
             stored: true,
+            accompanied: false,
             seen: row.seen,
             touched: row.ended.unwrap_or(touched).max(row.seen),
             ended: row.ended,

@@ -141,5 +141,5 @@ fn a_process_without_the_capabilities() {
         return;
     }
     let without = ["bpf", "perfmon", "sys_admin"];
-    site.falls_back(&without, &[], "loading eBPF programs is not permitted");
+    site.falls_back(&without, &[], "eBPF needs CAP_BPF and CAP_PERFMON;");
 }
