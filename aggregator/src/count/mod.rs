@@ -83,7 +83,7 @@ pub struct Needs {
     pub counted: Vec<EntryNo>,
     /// The earliest time their rows can have.
     pub counted_from: UnixNanos,
-    /// Hashes of views ([`view_hash`](crate::store::row::view_hash)) that entries of other
+    /// Hashes of views ([`view_hash`]) that entries of other
     /// observers may have.
     pub views: Vec<i64>,
     /// Entries all of whose rows must be told, because their group counts together.
