@@ -12,7 +12,9 @@ use crate::progress::{Progress, say};
 
 pub(crate) fn run(flags: &Flags) -> ExitCode {
     let begun = Instant::now();
-    let lived = if flags.which == Which::Stored { live_stored } else { live };
+    let stored = flags.which == Which::Stored;
+    let lived = if stored { live_stored } else { live };
+    let setting = if stored { "--setting merging-stored" } else { "--setting merging" };
     let mut totals: BTreeMap<Scenario, Outcome> = BTreeMap::new();
     let mut failed = 0u64;
     let mut progress = Progress::new(flags.worlds);
@@ -26,10 +28,10 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
             Err(broken) => {
                 failed += 1;
                 progress.clear();
-                say(&format!("{recipe}: {}", broken.what));
+                say(&format!("{setting} {recipe}: {}", broken.what));
                 if failed <= SHRUNK {
                     let least = shrink(broken, lived);
-                    say(&format!("  smaller: {}: {}", least.recipe, least.what));
+                    say(&format!("  smaller: {setting} {}: {}", least.recipe, least.what));
                     if flags.explain {
                         say(&explain(&least.recipe));
                     }

@@ -10,7 +10,7 @@ use super::draft::start_of;
 use super::frame::{Body, Frame};
 use super::memory::{Counted, Entry};
 use super::merging::{self, Seen};
-use super::{Asked, CountError, Counter, MergeSettings, Needs};
+use super::{Asked, CountError, Counter, Needs};
 use crate::store::row::{EntryNo, Identity, NodeNo, PathNo, view_hash};
 
 type State = foldhash::fast::RandomState;
@@ -41,6 +41,8 @@ struct Shared<'f> {
 struct Wanted {
     find: HashSet<Identity, State>,
     views: HashSet<i64, State>,
+    /// Entries of groups that count together and must be whole for that.
+    whole: HashSet<EntryNo, State>,
 }
 
 impl Counter {
@@ -52,9 +54,11 @@ impl Counter {
     /// # Errors
     /// When numbers are used up.
     pub fn link(&mut self, frames: &[Frame], asked: &Asked) -> Result<Linked, CountError> {
-        let Some(settings) = &self.config.merge else { return Ok(Linked::Done) };
+        if self.config.merge.is_none() {
+            return Ok(Linked::Done);
+        }
         if !self.is_merging() {
-            let shared = self.becomes_shared(settings, frames);
+            let shared = self.becomes_shared(frames);
             return Ok(if shared { Linked::Reload } else { Linked::Done });
         }
         let mut wanted = Wanted::default();
@@ -72,7 +76,13 @@ impl Counter {
                 self.link_record(&shared, record, asked, &mut wanted)?;
             }
         }
+        self.find_unaccompanied(asked, &mut wanted);
         if wanted.find.is_empty() && wanted.views.is_empty() {
+            for identity in &asked.found {
+                if let Some(entry) = self.memory.entries.find_mut(identity) {
+                    entry.accompanied = true;
+                }
+            }
             return Ok(Linked::Done);
         }
         let find = wanted.find.into_iter().collect();
@@ -130,6 +140,10 @@ impl Counter {
             fresh: record.flags.has(RecordFlags::FRESH),
             stored: None,
         });
+        let merging = self.memory.merging.as_ref();
+        if let Some(group) = merging.and_then(|merging| merging.untold(entry)) {
+            wanted.whole.extend(group);
+        }
         if known.is_none() {
             let start = start.map(|start| start.until);
             self.remember(identity, entry, path, start, frame.received);
@@ -185,23 +199,34 @@ impl Counter {
 
     /// The same of an entry that was read from the store: once.
     fn lacks_company(
-        &mut self,
+        &self,
         identity: &Identity,
         record: &Record,
         asked: &Asked,
         wanted: &mut Wanted,
     ) -> bool {
         let entry = self.memory.entries.find(identity).and_then(|at| self.memory.entries.get(at));
-        let Some(entry) = entry.filter(|entry| !entry.accompanied) else { return false };
-        let start = entry.count.start;
-        let start = start.map(|start| Span { since: None, until: start, slack: WALL_SLACK });
-        if self.memory.unheard.is_some() && self.lacks_others(start, record, asked, wanted) {
-            return true;
+        let alone = entry.filter(|entry| self.may_lack_company(entry, identity, asked));
+        alone.is_some_and(|entry| self.lacks_others(begun(entry), record, asked, wanted))
+    }
+
+    /// Whether the store may know others that lived together with an entry that was read from it.
+    fn may_lack_company(&self, entry: &Entry, identity: &Identity, asked: &Asked) -> bool {
+        let (memory, horizon) = (&self.memory, self.config.memory_horizon);
+        let old = || !begun(entry).is_some_and(|start| memory.remembers_others(start, horizon));
+        !entry.accompanied && memory.unheard.is_some() && !asked.found.contains(identity) && old()
+    }
+
+    /// Entries of groups that count together may be silent: nobody has asked for their company.
+    fn find_unaccompanied(&self, asked: &Asked, wanted: &mut Wanted) {
+        if wanted.whole.is_empty() {
+            return;
         }
-        if let Some(entry) = self.memory.entries.find_mut(identity) {
-            entry.accompanied = true;
+        for (_, identity, entry) in self.memory.entries.iter() {
+            if wanted.whole.contains(&entry.entry) && self.may_lack_company(entry, identity, asked) {
+                wanted.find.insert(*identity);
+            }
         }
-        false
     }
 
     fn link_entry(&mut self, seen: &Seen<'_>) -> PathNo {
@@ -231,24 +256,26 @@ impl Counter {
         self.memory.entries.add(identity, entry);
     }
 
-    /// Whether these frames bring an observer with which a domain has two.
-    fn becomes_shared(&self, settings: &MergeSettings, frames: &[Frame]) -> bool {
-        let mut observers = HashSet::<(&flow::NodeName, flow::NetnsId), State>::default();
+    /// Whether these frames bring an observer with which a domain has two; those of frames that
+    /// were here before and are not committed yet are not forgotten.
+    fn becomes_shared(&mut self, frames: &[Frame]) -> bool {
+        let mut others = false;
         for frame in frames {
             let Body::Batch { records, .. } = &frame.body else { continue };
             let mut last = None;
             for record in records {
-                if last.replace(record.netns) != Some(record.netns)
-                    && !self.memory.observes(&frame.node, record.netns)
-                {
-                    observers.insert((&frame.node, record.netns));
+                if last.replace(record.netns) != Some(record.netns) {
+                    others |= self.memory.meet(&frame.node, record.netns);
                 }
             }
         }
-        if observers.is_empty() {
-            return false;
-        }
-        let known = self.memory.observers();
-        merging::is_shared(&settings.domains, known.chain(observers))
+        let domains = self.config.merge.as_ref().map(|settings| &settings.domains);
+        others && domains.is_some_and(|domains| merging::is_shared(domains, self.memory.observers()))
     }
+}
+
+/// When an entry that was read from the store began.
+fn begun(entry: &Entry) -> Option<Span> {
+    let start = entry.count.start?;
+    Some(Span { since: None, until: start, slack: WALL_SLACK })
 }

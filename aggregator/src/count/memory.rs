@@ -163,6 +163,8 @@ pub(super) struct Memory {
     pub(super) merging: Option<Merging>,
     /// What is linked and not counted.
     pub(super) numbers: Numbers,
+    /// Observers of frames that have arrived since it was loaded, while nothing is merged.
+    met: HashSet<(NodeName, NetnsId), State>,
     pub(super) ids: LastIds,
     /// The latest mark given out: a receipt, raised so that marks strictly grow whatever the
     /// aggregator's clock does.
@@ -218,7 +220,8 @@ impl Memory {
         // forgotten was heard of longer ago than anything lives.
         let heard: HashMap<NodeNo, UnixNanos, State> = loaded.heard.into_iter().collect();
         for row in &loaded.observers {
-            memory.recall(row, heard.get(&row.node).copied().unwrap_or_default());
+            let heard = heard.get(&row.node).copied().unwrap_or_default();
+            memory.recall(row, row.ended.unwrap_or(heard));
         }
         memory
     }
@@ -239,7 +242,7 @@ impl Memory {
             stored: true,
             accompanied: false,
             seen: row.seen,
-            touched: row.ended.unwrap_or(touched).max(row.seen),
+            touched: touched.max(row.seen),
             ended: row.ended,
         };
         let identity = row.identity();
@@ -261,16 +264,22 @@ impl Memory {
         }
     }
 
-    /// All observers: nodes and their namespaces.
+    /// All observers, nodes and their namespaces: those that the store has and those met since.
     pub(super) fn observers(&self) -> impl Iterator<Item = (&NodeName, NetnsId)> {
         let names: HashMap<NodeNo, &NodeName, State> =
             self.nodes.iter().map(|(name, node)| (node.row.node, name)).collect();
-        self.netns.keys().filter_map(move |(node, id)| Some((*names.get(node)?, *id)))
+        let stored =
+            self.netns.keys().filter_map(move |(node, id)| Some((*names.get(node)?, *id)));
+        stored.chain(self.met.iter().map(|(node, id)| (node, *id)))
     }
 
-    /// Whether this is one of them.
-    pub(super) fn observes(&self, node: &NodeName, id: NetnsId) -> bool {
-        self.nodes.get(node).is_some_and(|node| self.netns.contains_key(&(node.row.node, id)))
+    /// Takes note of an observer; whether it is news.
+    pub(super) fn meet(&mut self, node: &NodeName, id: NetnsId) -> bool {
+        let stored = |node: &Node| self.netns.contains_key(&(node.row.node, id));
+        if self.nodes.get(node).is_some_and(stored) {
+            return false;
+        }
+        self.met.insert((node.clone(), id))
     }
 
     /// Takes an entry that was just asked for, because a reading of it has arrived.
@@ -410,8 +419,8 @@ impl Memory {
     pub(super) fn evict(&mut self, ended_before: UnixNanos, most: usize) {
         self.forget(|entry| {
             // One that is linked and was never counted: its frame was refused.
-            let refused = !entry.stored && entry.touched < ended_before;
-            refused || entry.ended.is_some_and(|ended| ended < ended_before)
+            let over = !entry.stored || entry.ended.is_some_and(|ended| ended < ended_before);
+            over && entry.touched < ended_before
         });
         let over = self.entries.len().saturating_sub(most);
         if over > 0 {

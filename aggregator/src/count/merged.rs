@@ -22,9 +22,7 @@ pub(super) struct Back {
 impl Drafting<'_> {
     /// The entries of a group that must be told of before this one can be counted.
     pub(super) fn untold(&self, entry: EntryNo) -> Option<impl Iterator<Item = EntryNo>> {
-        let merging = self.known.memory.merging.as_ref()?;
-        let group = merging.merger.untold(entry_ref(entry))?;
-        Some(group.map(|entry| EntryNo(entry.0)))
+        self.known.memory.merging.as_ref()?.untold(entry)
     }
 
     /// An entry's path.

@@ -109,6 +109,12 @@ impl Merging {
         });
     }
 
+    /// The entries of a group that must be told of before this one can be counted.
+    pub(super) fn untold(&self, entry: EntryNo) -> Option<impl Iterator<Item = EntryNo>> {
+        let group = self.merger.untold(entry_ref(entry))?;
+        Some(group.map(|entry| EntryNo(entry.0)))
+    }
+
     /// An entry's path now.
     pub(super) fn path(&self, entry: EntryNo) -> Option<PathNo> {
         self.merger.label(entry_ref(entry)).map(|label| PathNo(label.0))

@@ -117,7 +117,9 @@ pub enum Counted {
 pub struct Asked {
     absent: HashSet<Identity, foldhash::fast::RandomState>,
     views: HashSet<i64, foldhash::fast::RandomState>,
-    /// Views of entries that were found.
+    /// Entries that were found,
+    found: HashSet<Identity, foldhash::fast::RandomState>,
+    /// and their views.
     follow: HashSet<i64, foldhash::fast::RandomState>,
     thorough: bool,
 }
@@ -256,6 +258,7 @@ impl Counter {
         }
         asked.views.extend(&needs.views);
         if self.is_merging() {
+            asked.found.extend(answers.found.iter().map(ObserverRow::identity));
             let views = answers.found.iter().flat_map(|row| [row.inside, row.outside]);
             asked.follow.extend(views.map(|tuple| view_hash(&tuple)));
         }

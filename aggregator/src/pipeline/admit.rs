@@ -37,7 +37,7 @@ impl<S: Store> Committer<S> {
         if let Some(frames) = self.settle(&work.todo).await? {
             finish(work, frames);
         }
-        self.link(&work.arrived).await?;
+        self.link(work).await?;
         for frame in work.arrived.drain(..) {
             match self.counter.domains(&frame.node) {
                 Some(domains) => self.hold.push(held(frame, domains)),

@@ -221,10 +221,7 @@ impl<S: Store> Committer<S> {
         if let Some(frames) = self.settle(&work.todo).await? {
             finish(work, frames);
         }
-        if work.linked < work.todo.len() {
-            self.link(&work.todo).await?;
-            work.linked = work.todo.len();
-        }
+        self.link(work).await?;
         let mut bisect = Bisect::new(self.transaction(&work.todo));
         let mut ahead = None;
         while !work.todo.is_empty() {
@@ -339,7 +336,13 @@ impl<S: Store> Committer<S> {
         loop {
             match self.counter.count(frames, &asked).map_err(Fatal::Count)? {
                 Counted::Draft(draft) => return Ok(*draft),
-                Counted::Needs(needs) => self.ask(&needs, &mut asked).await?,
+                Counted::Needs(needs) => {
+                    self.ask(&needs, &mut asked).await?;
+                    if self.counter.is_merging() && !needs.find.is_empty() {
+                        // Forgotten since they were linked, and their company with them.
+                        self.link_frames(frames).await?;
+                    }
+                }
             }
         }
     }
@@ -365,24 +368,38 @@ impl<S: Store> Committer<S> {
         Ok(())
     }
 
-    /// Links the entries of `frames`: they find those of other observers that may see the same
-    /// flows. While a commit is in doubt memory must stay, and nothing is linked.
-    pub(super) async fn link(&mut self, frames: &[Frame]) -> Result<(), Stop> {
+    /// Links the entries of all frames of `work`: they find those of other observers that may see
+    /// the same flows. While a commit is in doubt memory must stay, and nothing is linked.
+    pub(super) async fn link(&mut self, work: &mut Work) -> Result<(), Stop> {
+        loop {
+            let waiting = work.todo.get(work.linked..).unwrap_or_default();
+            if self.link_frames(waiting).await? && self.link_frames(&work.arrived).await? {
+                work.linked = work.todo.len();
+                return Ok(());
+            }
+            let frames = work.todo.iter().chain(&work.arrived);
+            let now = frames.map(|frame| frame.received).max().unwrap_or_default();
+            self.begin_merging(now).await?;
+            work.linked = 0;
+        }
+    }
+
+    /// Whether they are linked: else merging must begin, and all that waits be linked again.
+    async fn link_frames(&mut self, frames: &[Frame]) -> Result<bool, Stop> {
         let mut asked = Asked::default();
         loop {
             match self.counter.link(frames, &asked).map_err(Fatal::Count)? {
-                Linked::Done => return Ok(()),
+                Linked::Done => return Ok(true),
                 Linked::Needs(needs) => self.ask(&needs, &mut asked).await?,
-                Linked::Reload => self.begin_merging(frames).await?,
+                Linked::Reload => return Ok(false),
             }
         }
     }
 
     /// A domain has a second observer: everything known is read from the store once more.
-    async fn begin_merging(&mut self, frames: &[Frame]) -> Result<(), Stop> {
+    async fn begin_merging(&mut self, now: UnixNanos) -> Result<(), Stop> {
         tracing::info!("several observers share a domain: each flow is counted once from now on");
         self.store.index_views().await.map_err(away)?;
-        let now = frames.iter().map(|frame| frame.received).max().unwrap_or_default();
         let config = self.counter.config().clone();
         let loaded = self.store.load(now.minus(config.memory_horizon)).await.map_err(away)?;
         self.counter = Counter::merging(config, loaded);

@@ -356,6 +356,19 @@ impl Group {
         Some((flip, total))
     }
 
+    /// Adds a growth of which nobody knows any more between which readings of its entry it was, to
+    /// its lane only and for ever. Whether the entry runs against the group.
+    pub(super) fn grow_once(&mut self, entry: EntryRef, growth: Counters) -> bool {
+        let Some(member) = self.member(entry) else { return false };
+        let (flip, lane) = (member.flip, member.lane);
+        let growth = if flip { turned(growth) } else { growth };
+        if let Some(track) = self.tracks.get_mut(lane) {
+            track.orig.push(Segment::anywhere(growth.orig));
+            track.reply.push(Segment::anywhere(growth.reply));
+        }
+        flip
+    }
+
     /// Everything stored of it has been told: keeps as many segments as while counting.
     pub(super) fn settle(&mut self, segments: usize) {
         for (at, track) in self.tracks.iter_mut().enumerate() {

@@ -50,7 +50,8 @@ impl Merger {
     ///
     /// Growths are taken in the order of their ends, which is nearly the order they were counted
     /// in, with more segments kept than while counting: so what comes out is not less than what
-    /// was counted, and never more than what passed.
+    /// was counted, and never more than what passed. Those without a time come last: between which
+    /// readings they were is not stored, so they stay without one.
     pub fn rebuild(&mut self, entries: &[EntryRef], stored: &[Told]) {
         let mut numbers: Vec<GroupNo> =
             entries.iter().filter_map(|entry| self.group_of(*entry)).collect();
@@ -58,7 +59,7 @@ impl Merger {
         numbers.dedup();
         let mut told: Vec<(GroupNo, &Told)> =
             stored.iter().filter_map(|told| Some((self.group_of(told.entry)?, told))).collect();
-        told.sort_by_key(|(no, told)| (*no, told.span.map(|span| span.until)));
+        told.sort_by_key(|(no, told)| (*no, told.span.is_none(), told.span.map(|span| span.until)));
         let segments = self.config.segments;
         for no in numbers {
             let from = told.partition_point(|(of, _)| *of < no);
@@ -70,8 +71,12 @@ impl Merger {
             }
             let (mut counted, mut back) = (Counters::ZERO, Counters::ZERO);
             for (_, told) in told {
-                let grown = group.grow(told.entry, told.growth, told.span, SEGMENTS);
-                let flip = grown.is_some_and(|(flip, _)| flip);
+                let flip = match told.span {
+                    None => group.grow_once(told.entry, told.growth),
+                    span => group
+                        .grow(told.entry, told.growth, span, SEGMENTS)
+                        .is_some_and(|(flip, _)| flip),
+                };
                 let ours = if flip { turned(told.counted) } else { told.counted };
                 let sum = if told.back { &mut back } else { &mut counted };
                 *sum = sum.plus(ours);

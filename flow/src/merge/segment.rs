@@ -34,6 +34,12 @@ impl Segment {
         Self { entry: Some(entry), span, growth, reach: Tally::new(0, 0) }
     }
 
+    /// Growth of which nothing is known but that it was in its lane.
+    #[must_use]
+    pub(super) const fn anywhere(growth: Tally) -> Self {
+        Self { entry: None, span: None, growth, reach: Tally::new(0, 0) }
+    }
+
     /// Latest moment it may have ended: an interval that begins no earlier cannot overlap it.
     fn latest(&self) -> Option<i64> {
         self.span.map(|span| span.until.plus(span.slack).0)

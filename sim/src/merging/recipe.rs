@@ -258,11 +258,11 @@ impl Recipe {
 }
 
 impl fmt::Display for Recipe {
-    /// The flags of the command that repeats it.
+    /// The flags that repeat it, with the setting before them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = Self::new(self.scenario, self.seed);
         let Self { scenario, seed, .. } = self;
-        write!(f, "--worlds 1 --seed {seed} --setting merging --scenario {}", scenario.name())?;
+        write!(f, "--worlds 1 --seed {seed} --scenario {}", scenario.name())?;
         if self.flows != whole.flows {
             write!(f, " --flows {:#x}", self.flows)?;
         }
@@ -310,7 +310,7 @@ mod tests {
             assert_eq!(scenario.name(), name);
         }
         let recipe = Recipe::new(Scenario::Full, 7);
-        assert_eq!(recipe.to_string(), "--worlds 1 --seed 7 --setting merging --scenario full");
+        assert_eq!(recipe.to_string(), "--worlds 1 --seed 7 --scenario full");
         let less = Recipe { flows: 2, without: Faults::default().with(Fault::Cuts), ..recipe };
         assert!(less.to_string().ends_with("--flows 0x2 --without cuts"));
     }
