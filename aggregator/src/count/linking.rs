@@ -223,7 +223,8 @@ impl Counter {
             return;
         }
         for (_, identity, entry) in self.memory.entries.iter() {
-            if wanted.whole.contains(&entry.entry) && self.may_lack_company(entry, identity, asked) {
+            if wanted.whole.contains(&entry.entry) && self.may_lack_company(entry, identity, asked)
+            {
                 wanted.find.insert(*identity);
             }
         }
@@ -269,8 +270,11 @@ impl Counter {
                 }
             }
         }
-        let domains = self.config.merge.as_ref().map(|settings| &settings.domains);
-        others && domains.is_some_and(|domains| merging::is_shared(domains, self.memory.observers()))
+        if let Some(settings) = self.config.merge.as_ref().filter(|_| others) {
+            let shared = merging::is_shared(&settings.domains, self.memory.observers());
+            self.memory.shared |= shared;
+        }
+        self.memory.shared
     }
 }
 

@@ -165,6 +165,8 @@ pub(super) struct Memory {
     pub(super) numbers: Numbers,
     /// Observers of frames that have arrived since it was loaded, while nothing is merged.
     met: HashSet<(NodeName, NetnsId), State>,
+    /// A domain has two of all these, and merging must begin.
+    pub(super) shared: bool,
     pub(super) ids: LastIds,
     /// The latest mark given out: a receipt, raised so that marks strictly grow whatever the
     /// aggregator's clock does.
@@ -268,8 +270,7 @@ impl Memory {
     pub(super) fn observers(&self) -> impl Iterator<Item = (&NodeName, NetnsId)> {
         let names: HashMap<NodeNo, &NodeName, State> =
             self.nodes.iter().map(|(name, node)| (node.row.node, name)).collect();
-        let stored =
-            self.netns.keys().filter_map(move |(node, id)| Some((*names.get(node)?, *id)));
+        let stored = self.netns.keys().filter_map(move |(node, id)| Some((*names.get(node)?, *id)));
         stored.chain(self.met.iter().map(|(node, id)| (node, *id)))
     }
 

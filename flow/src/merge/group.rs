@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::segment::{Lane, Segment, heaviest};
+use super::vantage::Vantage;
 use super::view::Observer;
 use super::{EntryRef, Label, ViewId};
 use crate::clock::Span;
@@ -55,14 +56,12 @@ impl Life {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) entry: EntryRef,
-    pub(super) observer: Observer,
+    pub(super) vantage: Vantage,
     pub(super) label: Label,
     /// Its lane in the group.
     pub(super) lane: usize,
     /// Its directions are the group's the other way round.
     pub(super) flip: bool,
-    /// Both views, where they differ.
-    pub(super) translated: Option<(ViewId, ViewId)>,
     pub(super) life: Life,
     /// End of its last growth.
     pub(super) grown: Option<UnixNanos>,
@@ -70,30 +69,11 @@ pub(super) struct Member {
     pub(super) told: bool,
 }
 
-impl Member {
-    pub(super) fn conflicts(&self, translated: Option<(ViewId, ViewId)>) -> bool {
-        match (self.translated, translated) {
-            (Some((inside, outside)), Some(other)) => (inside == other.0) != (outside == other.1),
-            _ => false,
-        }
-    }
-}
-
-/// One observer's readings of one tuple, in both of the group's directions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Readings of one observer, of entries that took turns, in both of the group's directions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Track {
-    /// Whose: observer, zone and inside view.
-    pub(super) key: TrackKey,
     pub(super) orig: Lane,
     pub(super) reply: Lane,
-}
-
-/// Entries of equal key cannot live at one time: conntrack keeps one entry a tuple and zone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TrackKey {
-    pub(super) observer: Observer,
-    pub(super) zone: u16,
-    pub(super) inside: ViewId,
 }
 
 /// See the module's text.
@@ -169,16 +149,16 @@ impl Group {
         begins_in_time && lasts_long_enough
     }
 
-    pub(super) fn conflicts(&self, translated: Option<(ViewId, ViewId)>) -> bool {
-        translated.is_some() && self.members.iter().any(|member| member.conflicts(translated))
+    pub(super) fn contradicts(&self, vantage: &Vantage) -> bool {
+        self.members.iter().any(|member| member.vantage.contradicts(vantage))
     }
 
-    pub(super) fn conflicts_with(&self, other: &Self) -> bool {
-        other.members.iter().any(|member| self.conflicts(member.translated))
+    pub(super) fn contradicts_group(&self, other: &Self) -> bool {
+        other.members.iter().any(|member| self.contradicts(&member.vantage))
     }
 
     pub(super) fn has_observer(&self, observer: Observer) -> bool {
-        self.members.iter().any(|member| member.observer == observer)
+        self.members.iter().any(|member| member.vantage.observer == observer)
     }
 
     /// How far the start of the nearest entry is from `start`, where both are known.
@@ -192,15 +172,18 @@ impl Group {
         self.members.iter().find(|member| member.entry == entry)
     }
 
-    /// The track with this key, made if there is none.
-    pub(super) fn track(&mut self, key: TrackKey) -> usize {
-        match self.tracks.iter().position(|track| track.key == key) {
-            Some(at) => at,
-            None => {
-                self.tracks.push(Track { key, orig: Lane::default(), reply: Lane::default() });
-                self.tracks.len() - 1
-            }
-        }
+    /// The lane of entries that take turns with one seen from here.
+    fn lane_of(&self, vantage: &Vantage) -> Option<usize> {
+        let turns = |member: &&Member| member.vantage.takes_turns_with(vantage);
+        self.members.iter().find(turns).map(|member| member.lane)
+    }
+
+    /// The same, made if there is none.
+    pub(super) fn lane(&mut self, vantage: &Vantage) -> usize {
+        self.lane_of(vantage).unwrap_or_else(|| {
+            self.tracks.push(Track::default());
+            self.tracks.len() - 1
+        })
     }
 
     /// Takes all of `other`, whose directions run against this one's where `turn`.
@@ -215,9 +198,13 @@ impl Group {
         let counted = if turn { turned(other.counted) } else { other.counted };
         self.counted = self.counted.plus(counted);
         let mut places = Vec::with_capacity(other.tracks.len());
-        for Track { key, orig, reply } in other.tracks {
+        for (from, Track { orig, reply }) in other.tracks.into_iter().enumerate() {
             let (orig, reply) = if turn { (reply, orig) } else { (orig, reply) };
-            let at = self.track(key);
+            let mut theirs = other.members.iter().filter(|member| member.lane == from);
+            let at = theirs.find_map(|member| self.lane_of(&member.vantage)).unwrap_or_else(|| {
+                self.tracks.push(Track::default());
+                self.tracks.len() - 1
+            });
             places.push(at);
             if let Some(track) = self.tracks.get_mut(at) {
                 track.orig.absorb(orig);
@@ -245,7 +232,7 @@ impl Group {
         for (at, one) in self.members.iter().enumerate() {
             for other in self.members.iter().skip(at + 1) {
                 if one.label != other.label
-                    && one.observer != other.observer
+                    && one.vantage.observer != other.vantage.observer
                     && began_together(&one.life, &other.life)
                 {
                     found.push((one.label.min(other.label), one.label.max(other.label)));
@@ -260,7 +247,8 @@ impl Group {
     fn alias(&mut self, from: Label, to: Label) {
         let of = |label| self.members.iter().filter(move |member| member.label == label);
         // Two entries of one observer are two generations.
-        let generations = of(from).any(|one| of(to).any(|other| one.observer == other.observer));
+        let generations =
+            of(from).any(|one| of(to).any(|other| one.vantage.observer == other.vantage.observer));
         if generations || of(from).next().is_none() || of(to).next().is_none() {
             return;
         }
@@ -277,14 +265,17 @@ impl Group {
         let nearest = self
             .members
             .iter()
-            .filter(|member| member.observer != observer && began_together(&member.life, life))
+            .filter(|member| {
+                member.vantage.observer != observer && began_together(&member.life, life)
+            })
             .min_by_key(|member| {
                 let starts = member.life.start.zip(life.start);
                 starts.map_or(u64::MAX, |(one, other)| one.0.abs_diff(other.0))
             });
         if let Some(nearest) = nearest {
-            let has_it =
-                |member: &Member| member.observer == observer && member.label == nearest.label;
+            let has_it = |member: &Member| {
+                member.vantage.observer == observer && member.label == nearest.label
+            };
             if !self.members.iter().any(has_it) {
                 return Some(nearest.label);
             }

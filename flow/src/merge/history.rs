@@ -82,6 +82,8 @@ impl Merger {
                 *sum = sum.plus(ours);
             }
             group.counted = counted.above(back);
+            // Those that were counted apart until now are not known any more.
+            group.apart = true;
             group.settle(segments);
         }
     }

@@ -1,14 +1,15 @@
 //! Linking: which entries are counted together. Memory only; nothing stored is ever changed here.
 
-use super::group::{Group, Member, TrackKey};
-use super::{EntryRef, GroupNo, Label, Merger, Sighting, ViewId, Views};
+use super::group::{Group, Member};
+use super::vantage::Vantage;
+use super::{EntryRef, GroupNo, Label, Merger, Sighting, ViewId};
 
 impl Merger {
     /// An entry's first record: the nearest group that it may belong to, or a new one. Others that
     /// it belongs to as well become one with that.
     pub(super) fn link_first(&mut self, sighting: &Sighting, ids: &[ViewId; 2]) -> GroupNo {
         self.stats.first_sights += 1;
-        let translated = translated(&sighting.views, ids);
+        let vantage = vantage(sighting, ids);
         let mut candidates = self.candidates(sighting, ids, None);
         candidates.sort_by_key(|no| {
             let group = self.group(*no);
@@ -41,18 +42,13 @@ impl Merger {
             .collect();
         if let Some(group) = self.group_mut(home) {
             let flip = group.flip_of(&views);
-            let lane = group.track(TrackKey {
-                observer: sighting.observer,
-                zone: sighting.zone,
-                inside: ids[0],
-            });
+            let lane = group.lane(&vantage);
             group.members.push(Member {
                 entry: sighting.entry,
-                observer: sighting.observer,
+                vantage,
                 label,
                 lane,
                 flip,
-                translated,
                 life: sighting.life,
                 grown: None,
                 told: sighting.told,
@@ -92,7 +88,7 @@ impl Merger {
         ids: &[ViewId; 2],
         home: Option<GroupNo>,
     ) -> Vec<GroupNo> {
-        let translated = translated(&sighting.views, ids);
+        let vantage = vantage(sighting, ids);
         let life = home
             .and_then(|no| self.group(no)?.member(sighting.entry))
             .map_or(sighting.life, |member| member.life);
@@ -107,7 +103,7 @@ impl Merger {
             if !group.overlaps(&life) {
                 continue;
             }
-            if group.conflicts(translated) {
+            if group.contradicts(&vantage) {
                 conflicts += 1;
             } else {
                 found.push(*no);
@@ -125,7 +121,7 @@ impl Merger {
                 continue;
             }
             let (Some(one), Some(two)) = (self.group(home), self.group(other)) else { continue };
-            if one.conflicts_with(two) {
+            if one.contradicts_group(two) {
                 self.stats.conflicts += 1;
                 continue;
             }
@@ -227,6 +223,7 @@ impl Group {
     }
 }
 
-fn translated(views: &Views, ids: &[ViewId; 2]) -> Option<(ViewId, ViewId)> {
-    views.differ().then_some((ids[0], ids[1]))
+fn vantage(sighting: &Sighting, ids: &[ViewId; 2]) -> Vantage {
+    let Sighting { observer, zone, .. } = *sighting;
+    Vantage { observer, zone, inside: ids[0], outside: ids[1] }
 }

@@ -20,6 +20,7 @@ mod group;
 mod history;
 mod link;
 pub mod segment;
+mod vantage;
 pub mod view;
 
 use hashbrown::HashMap;

@@ -36,12 +36,14 @@ fn tuple(src: &str, dst: &str) -> Tuple {
     Tuple::ports(flow::Proto::TCP, src.parse().unwrap(), dst.parse().unwrap())
 }
 
+const SERVER: &str = "192.0.2.1:443";
+
 fn plain() -> Tuple {
-    tuple("10.0.0.1:4000", "192.0.2.1:443")
+    tuple("10.0.0.1:4000", SERVER)
 }
 
 fn public() -> Tuple {
-    tuple("198.51.100.1:4000", "192.0.2.1:443")
+    tuple("198.51.100.1:4000", SERVER)
 }
 
 fn entry(node: usize, start: f64) -> Entry {
@@ -414,4 +416,43 @@ fn x14_a_run_in_anothers_silence_comes_late() {
     }
     tale.tell(1, 25.0, 5_000.0, &[read(b, 15.0, 25.0, (0, 0), (5, 0))]);
     assert_eq!(tale.total(), 22);
+}
+
+#[test]
+fn x15_a_port_of_the_gateway_is_another_hosts_flow_at_once() {
+    let (one, other) = (tuple("10.0.0.1:4000", SERVER), tuple("10.0.0.2:4000", SERVER));
+    let at_gateway = |inside, start| Entry { inside, outside: public(), ..entry(0, start) };
+    let at_router = |start| Entry { inside: public(), outside: public(), ..entry(1, start) };
+    let mut tale = Tale::of(2);
+    tale.say(read(at_gateway(one, 1.0), 1.0, 10.0, (0, 0), (5, 5)).end());
+    tale.say(read(at_router(1.0), 1.0, 10.0, (0, 0), (5, 5)).end());
+    // The router tells first of what follows: it might belong to what was.
+    tale.say(read(at_router(10.1), 10.1, 20.0, (0, 0), (7, 7)));
+    tale.say(read(at_gateway(other, 10.1), 10.1, 20.0, (0, 0), (7, 7)));
+    assert_eq!(tale.total(), 24);
+}
+
+#[test]
+fn x16_a_router_does_not_notice_that_the_port_is_another_hosts() {
+    let (one, other) = (tuple("10.0.0.1:4000", SERVER), tuple("10.0.0.2:4000", SERVER));
+    let at_gateway = |inside, start| Entry { inside, outside: public(), ..entry(0, start) };
+    let long = Entry { inside: public(), outside: public(), ..entry(1, 1.0) };
+    let mut tale = Tale::of(2);
+    tale.say(read(at_gateway(one, 1.0), 1.0, 10.0, (0, 0), (5, 5)).end());
+    tale.say(read(long, 1.0, 10.0, (0, 0), (5, 5)));
+    tale.say(read(at_gateway(other, 40.0), 40.0, 50.0, (0, 0), (7, 7)).end());
+    tale.say(read(long, 39.0, 51.0, (5, 5), (12, 12)));
+    assert_eq!(tale.total(), 24);
+}
+
+#[test]
+fn x17_the_gateway_gives_a_flow_another_port_while_a_router_keeps_it() {
+    let gateway = |port: &str, start| Entry { outside: tuple(port, SERVER), ..entry(0, start) };
+    let long = entry(1, 1.0);
+    let mut tale = Tale::of(2);
+    tale.say(read(long, 1.0, 10.0, (0, 0), (5, 5)));
+    tale.say(read(gateway("198.51.100.1:4000", 1.0), 1.0, 10.0, (0, 0), (5, 5)).end());
+    tale.say(read(gateway("198.51.100.1:4001", 40.0), 40.0, 50.0, (0, 0), (7, 7)).end());
+    tale.say(read(long, 39.0, 51.0, (5, 5), (12, 12)));
+    assert_eq!(tale.total(), 24);
 }

@@ -140,3 +140,15 @@ fn what_is_forgotten_between_linking_and_counting_comes_back_with_its_company() 
 fn a_group_is_whole_though_some_of_it_ended_before_the_restart() {
     lived(STORED, &Recipe::new(Scenario::Partial, 358));
 }
+
+#[test]
+fn merging_begins_though_the_store_was_away_when_it_should() {
+    lived(STORED, &Recipe::new(Scenario::Replay, 101_394));
+    lived(STORED, &Recipe::new(Scenario::Full, 100_331));
+}
+
+#[test]
+fn what_was_counted_apart_before_a_restart_is_taken_back_after_it() {
+    lived(STORED, &Recipe::new(Scenario::Partial, 100_958));
+    lived(STORED, &Recipe::new(Scenario::LateGateway, 101_570));
+}
