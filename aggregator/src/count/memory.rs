@@ -442,7 +442,12 @@ impl Memory {
             Some(merging) => {
                 let old = self.entries.iter().filter(|(_, _, entry)| old(entry));
                 let old = old.map(|(_, _, entry)| entry.entry).collect();
-                let gone = merging.evict(&old);
+                let [gone, bereft] = merging.evict(&old);
+                if !bereft.is_empty() {
+                    for entry in self.entries.values_mut() {
+                        entry.accompanied &= !bereft.contains(&entry.entry);
+                    }
+                }
                 self.entries.retain(|entry| !gone.contains(&entry.entry))
             }
         };

@@ -120,10 +120,12 @@ impl Merging {
         self.merger.label(entry_ref(entry)).map(|label| PathNo(label.0))
     }
 
-    /// Forgets the groups all of whose entries are in `old`; which entries those were.
-    pub(super) fn evict(&mut self, old: &HashSet<EntryNo, State>) -> HashSet<EntryNo, State> {
+    /// Forgets the groups all of whose entries are in `old`: which entries those were, and which
+    /// stay without them.
+    pub(super) fn evict(&mut self, old: &HashSet<EntryNo, State>) -> [HashSet<EntryNo, State>; 2] {
         let gone = self.merger.evict(|entry| !old.contains(&EntryNo(entry.0)));
-        gone.into_iter().map(|entry| EntryNo(entry.0)).collect()
+        [gone.entries, gone.bereft]
+            .map(|entries| entries.into_iter().map(|entry| EntryNo(entry.0)).collect())
     }
 }
 

@@ -190,9 +190,10 @@ impl Merger {
         }
     }
 
-    /// Forgets groups of which `keep` says so for no entry. Gives the entries forgotten.
-    pub fn evict(&mut self, mut keep: impl FnMut(EntryRef) -> bool) -> Vec<EntryRef> {
-        let mut forgotten = Vec::new();
+    /// Forgets groups of which `keep` says so for no entry.
+    pub fn evict(&mut self, mut keep: impl FnMut(EntryRef) -> bool) -> Evicted {
+        let mut evicted = Evicted::default();
+        let mut views = Vec::new();
         for at in 0..self.groups.len() {
             let Ok(no) = u32::try_from(at).map(GroupNo) else { break };
             let Some(group) = self.group(no) else { continue };
@@ -200,16 +201,30 @@ impl Merger {
                 continue;
             }
             let Some(gone) = self.slot(no).and_then(Option::take) else { continue };
-            let views: Vec<ViewId> = gone.views.iter().map(|(view, _)| *view).collect();
-            self.forget_views(no, &views);
+            let begin = views.len();
+            views.extend(gone.views.iter().map(|(view, _)| *view));
+            self.forget_views(no, views.get(begin..).unwrap_or_default());
             for member in gone.members {
                 self.by_entry.remove(&member.entry);
-                forgotten.push(member.entry);
+                evicted.entries.push(member.entry);
             }
             self.free.push(no);
         }
-        forgotten
+        let left = views.iter().filter_map(|view| self.by_view.get(view)).flatten();
+        let left = left.filter_map(|no| self.group(*no)).flat_map(|group| &group.members);
+        evicted.bereft.extend(left.map(|member| member.entry));
+        evicted
     }
+}
+
+/// What eviction forgot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// The entries forgotten.
+    pub entries: Vec<EntryRef>,
+    /// Entries that stay, and share a view with some of them: should these turn out to overlap
+    /// them in life, nobody here would know.
+    pub bereft: Vec<EntryRef>,
 }
 
 impl Group {

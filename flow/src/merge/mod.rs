@@ -32,6 +32,7 @@ use crate::counters::Counters;
 use group::Group;
 pub use group::{Alias, Counted, Life, TakenBack};
 pub use history::Told;
+pub use link::Evicted;
 pub use segment::{Lane, Segment};
 pub use view::{Domain, Observer, Scope, View, ViewKey, Views};
 

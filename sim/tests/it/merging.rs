@@ -152,3 +152,8 @@ fn what_was_counted_apart_before_a_restart_is_taken_back_after_it() {
     lived(STORED, &Recipe::new(Scenario::Partial, 100_958));
     lived(STORED, &Recipe::new(Scenario::LateGateway, 101_570));
 }
+
+#[test]
+fn whoever_was_forgotten_is_asked_for_when_an_old_entry_grows_on() {
+    lived(STORED, &Recipe::new(Scenario::LateJoin, 303_420));
+}
