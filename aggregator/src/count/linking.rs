@@ -78,7 +78,7 @@ impl Counter {
         }
         self.find_unaccompanied(asked, &mut wanted);
         if wanted.find.is_empty() && wanted.views.is_empty() {
-            for identity in &asked.found {
+            for identity in &asked.answered {
                 if let Some(entry) = self.memory.entries.find_mut(identity) {
                     entry.accompanied = true;
                 }
@@ -214,7 +214,10 @@ impl Counter {
     fn may_lack_company(&self, entry: &Entry, identity: &Identity, asked: &Asked) -> bool {
         let (memory, horizon) = (&self.memory, self.config.memory_horizon);
         let old = || !begun(entry).is_some_and(|start| memory.remembers_others(start, horizon));
-        !entry.accompanied && memory.unheard.is_some() && !asked.found.contains(identity) && old()
+        !entry.accompanied
+            && memory.unheard.is_some()
+            && !asked.answered.contains(identity)
+            && old()
     }
 
     /// Entries of groups that count together may be silent: nobody has asked for their company.
@@ -223,7 +226,10 @@ impl Counter {
             return;
         }
         for (_, identity, entry) in self.memory.entries.iter() {
-            if wanted.whole.contains(&entry.entry) && self.may_lack_company(entry, identity, asked)
+            // One that the store does not have was linked with all its company.
+            if entry.stored
+                && wanted.whole.contains(&entry.entry)
+                && self.may_lack_company(entry, identity, asked)
             {
                 wanted.find.insert(*identity);
             }

@@ -117,9 +117,9 @@ pub enum Counted {
 pub struct Asked {
     absent: HashSet<Identity, foldhash::fast::RandomState>,
     views: HashSet<i64, foldhash::fast::RandomState>,
-    /// Entries that were found,
-    found: HashSet<Identity, foldhash::fast::RandomState>,
-    /// and their views.
+    /// Entries that were asked for or found,
+    answered: HashSet<Identity, foldhash::fast::RandomState>,
+    /// and views of those found.
     follow: HashSet<i64, foldhash::fast::RandomState>,
     thorough: bool,
 }
@@ -258,7 +258,8 @@ impl Counter {
         }
         asked.views.extend(&needs.views);
         if self.is_merging() {
-            asked.found.extend(answers.found.iter().map(ObserverRow::identity));
+            asked.answered.extend(&needs.find);
+            asked.answered.extend(answers.found.iter().map(ObserverRow::identity));
             let views = answers.found.iter().flat_map(|row| [row.inside, row.outside]);
             asked.follow.extend(views.map(|tuple| view_hash(&tuple)));
         }
