@@ -80,7 +80,7 @@ impl<'c> Counting<'c> {
         let find = missing.find.into_iter().collect();
         let history_from = counter.memory.rows_from(&missing.history, counter.config.horizon);
         let history = missing.history.into_iter().collect();
-        let views = Vec::new();
-        Counted::Needs(Needs { find, counted, counted_from, views, history, history_from })
+        let (views, link) = (Vec::new(), missing.link);
+        Counted::Needs(Needs { find, counted, counted_from, views, history, history_from, link })
     }
 }

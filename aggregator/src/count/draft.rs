@@ -84,18 +84,20 @@ pub(super) struct Missing<'f> {
     pub(super) nodes: HashSet<NodeNo, foldhash::fast::RandomState>,
     /// Entries of groups whose growths must be told.
     pub(super) history: HashSet<EntryNo, foldhash::fast::RandomState>,
+    /// Entries are in no group.
+    pub(super) link: bool,
 }
 
 impl<'f> Missing<'f> {
     /// Nothing missing yet.
     pub(super) fn new(frames: &'f [Frame], asked: &'f Asked) -> Self {
         let (find, nodes, history) = (HashSet::default(), HashSet::default(), HashSet::default());
-        Self { frames, asked, find, nodes, history }
+        Self { frames, asked, find, nodes, history, link: false }
     }
 
     /// Whether nothing is.
     pub(super) fn is_empty(&self) -> bool {
-        self.find.is_empty() && self.nodes.is_empty() && self.history.is_empty()
+        self.find.is_empty() && self.nodes.is_empty() && self.history.is_empty() && !self.link
     }
 }
 
@@ -350,6 +352,10 @@ impl<'m> Drafting<'m> {
             Some(entry) => entry,
             None => self.first_sight(context, record)?,
         };
+        if matches!(found, Found::Known(_)) && self.is_apart(entry.entry) {
+            missing.link = true;
+            return Ok(());
+        }
         if let Some(group) = self.untold(entry.entry) {
             missing.history.extend(group);
             return Ok(());

@@ -101,6 +101,7 @@ impl Counter {
         let (netns, stored) = self.memory.number_netns((*node, &frame.node), record.netns)?;
         let identity = Identity::of(netns, &record.entry());
         let found = self.memory.entries.find(&identity).and_then(|at| self.memory.entries.get(at));
+        let path = found.map(|entry| entry.path);
         let known = found.map(|entry| entry.entry);
         let start = match known {
             Some(_) => None,
@@ -138,7 +139,8 @@ impl Counter {
             outside: &view::outside(&record.reply),
             life,
             fresh: record.flags.has(RecordFlags::FRESH),
-            stored: None,
+            path,
+            untold: false,
         });
         let merging = self.memory.merging.as_ref();
         if let Some(group) = merging.and_then(|merging| merging.untold(entry)) {

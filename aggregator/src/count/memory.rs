@@ -441,14 +441,17 @@ impl Memory {
             None => self.entries.retain(|entry| !old(entry)),
             Some(merging) => {
                 let old = self.entries.iter().filter(|(_, _, entry)| old(entry));
-                let old = old.map(|(_, _, entry)| entry.entry).collect();
+                let old: HashSet<EntryNo, State> = old.map(|(_, _, entry)| entry.entry).collect();
                 let [gone, bereft] = merging.evict(&old);
                 if !bereft.is_empty() {
                     for entry in self.entries.values_mut() {
                         entry.accompanied &= !bereft.contains(&entry.entry);
                     }
                 }
-                self.entries.retain(|entry| !gone.contains(&entry.entry))
+                self.entries.retain(|entry| {
+                    let left = || old.contains(&entry.entry) && !merging.has(entry.entry);
+                    !gone.contains(&entry.entry) && !left()
+                })
             }
         };
         self.forgotten = self.forgotten.max(forgotten.map(|(seen, _)| seen));

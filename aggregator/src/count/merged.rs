@@ -25,6 +25,11 @@ impl Drafting<'_> {
         self.known.memory.merging.as_ref()?.untold(entry)
     }
 
+    /// Whether an entry has left its group.
+    pub(super) fn is_apart(&self, entry: EntryNo) -> bool {
+        self.known.memory.merging.as_ref().is_some_and(|merging| !merging.has(entry))
+    }
+
     /// An entry's path.
     pub(super) fn path(&self, entry: &Entry) -> PathNo {
         let merging = self.known.memory.merging.as_ref();

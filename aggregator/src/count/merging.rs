@@ -39,8 +39,10 @@ pub(super) struct Seen<'t> {
     pub(super) outside: &'t Tuple,
     pub(super) life: Life,
     pub(super) fresh: bool,
-    /// Its path, where the store has it.
-    pub(super) stored: Option<PathNo>,
+    /// Its path, where it has one.
+    pub(super) path: Option<PathNo>,
+    /// The store may have rows of it that the group has not been told of.
+    pub(super) untold: bool,
 }
 
 /// See the module's text.
@@ -82,8 +84,8 @@ impl Merging {
             views: self.domains.views(sides, observer, seen.inside, seen.outside),
             life: seen.life,
             fresh: seen.fresh,
-            label: seen.stored.map(|path| Label(path.0)),
-            told: seen.stored.is_none(),
+            label: seen.path.map(|path| Label(path.0)),
+            told: !seen.untold,
         });
         self.path(seen.entry).unwrap_or_default()
     }
@@ -105,7 +107,8 @@ impl Merging {
             outside: &row.outside,
             life,
             fresh: row.fresh,
-            stored: Some(row.path),
+            path: Some(row.path),
+            untold: true,
         });
     }
 
@@ -113,6 +116,11 @@ impl Merging {
     pub(super) fn untold(&self, entry: EntryNo) -> Option<impl Iterator<Item = EntryNo>> {
         let group = self.merger.untold(entry_ref(entry))?;
         Some(group.map(|entry| EntryNo(entry.0)))
+    }
+
+    /// Whether an entry is in a group. Those that ended may have left theirs to make room.
+    pub(super) fn has(&self, entry: EntryNo) -> bool {
+        self.merger.group_of(entry_ref(entry)).is_some()
     }
 
     /// An entry's path now.

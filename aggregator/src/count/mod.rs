@@ -90,6 +90,8 @@ pub struct Needs {
     pub history: Vec<EntryNo>,
     /// The earliest time those rows can have.
     pub history_from: UnixNanos,
+    /// Entries are in no group any more: the frames must be linked again.
+    pub link: bool,
 }
 
 /// What a store answers to [`Needs`].

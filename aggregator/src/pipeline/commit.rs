@@ -338,7 +338,7 @@ impl<S: Store> Committer<S> {
                 Counted::Draft(draft) => return Ok(*draft),
                 Counted::Needs(needs) => {
                     self.ask(&needs, &mut asked).await?;
-                    if self.counter.is_merging() && !needs.find.is_empty() {
+                    if self.counter.is_merging() && (needs.link || !needs.find.is_empty()) {
                         // Forgotten since they were linked, and their company with them.
                         self.link_frames(frames).await?;
                     }

@@ -237,6 +237,37 @@ fn one_gateway_needs_nothing_of_this() {
     assert_eq!(totals(&store), (counters(10), Counters::ZERO));
 }
 
+/// One gateway's entries time out between two packets of a flow, the other's does not: its group
+/// never ends. More of them than a group takes leave it, also when a restart reads them again.
+#[test]
+fn a_group_that_never_ends_takes_any_number_of_entries() {
+    for restarts in [false, true] {
+        let store = store();
+        let mut committer = start(&store, 0);
+        known(&mut committer, &["short", "long"]);
+        let mut passed = 0;
+        for generation in 0..200 {
+            let (seq, begun) = (generation + 2, 110 + generation * 60);
+            let end = begun + 40;
+            let short = ended(record(1, begun, end, 0, 3));
+            let short = Record { since: boot(begun), ..short };
+            let long = record(1, 105, end, passed, passed + 3);
+            let long = Record { since: boot(begun - 1), ..long };
+            passed += 3;
+            commit(&mut committer, vec![from("short", batch(ONE, seq, end, vec![short]))]);
+            commit(&mut committer, vec![from("long", batch(ONE, seq, end, vec![long]))]);
+            committer.look_after(unix(end));
+            assert_eq!(totals(&store).0, counters(passed), "after {generation}");
+            if restarts && generation % 45 == 44 {
+                committer = start(&store, end);
+            }
+        }
+        // Seven hours later nothing has changed for the one that was there all the time.
+        let (groups, entries, _) = committer.counter().merge_size();
+        assert!(groups == 1 && entries <= 64, "{groups} {entries}");
+    }
+}
+
 /// Frames of a domain's gateways wait for each other: nothing is taken back then.
 #[test]
 fn a_gateway_in_time_leaves_nothing_to_take_back() {

@@ -67,6 +67,8 @@ pub(super) struct Member {
     pub(super) grown: Option<UnixNanos>,
     /// All its growth is in its lane; else the store knows of more.
     pub(super) told: bool,
+    /// It is linked by a record that has not been counted yet.
+    pub(super) waits: bool,
 }
 
 /// Readings of one observer, of entries that took turns, in both of the group's directions.
@@ -91,6 +93,8 @@ pub(super) struct Group {
     pub(super) absorbed: Vec<EntryRef>,
     /// Labels that became others and are not written yet.
     pub(super) aliases: Vec<Alias>,
+    /// The store knows entries of it that left it or did not fit in.
+    pub(super) partial: bool,
 }
 
 /// A label that is another one's from now on.
@@ -221,9 +225,28 @@ impl Group {
                 self.views.push((view, backward ^ turn));
             }
         }
+        self.partial |= other.partial;
         self.absorbed.extend(other.absorbed);
         self.aliases.extend(other.aliases);
         self.alias_alike();
+    }
+
+    /// Lets entries that have ended go, those longest ago first, until `most` are left: what they
+    /// grew by stays in their lanes, and each lane keeps one entry. Gives who went.
+    pub(super) fn retire(&mut self, most: usize) -> Vec<EntryRef> {
+        let mut gone = Vec::new();
+        while self.members.len() > most {
+            let may_go = |member: &&Member| {
+                let others = self.members.iter().filter(|other| other.lane == member.lane);
+                member.life.ended && !member.waits && others.count() > 1
+            };
+            let oldest = self.members.iter().filter(may_go).min_by_key(|member| member.life.until);
+            let Some(entry) = oldest.map(|member| member.entry) else { break };
+            self.members.retain(|member| member.entry != entry);
+            gone.push(entry);
+        }
+        self.partial |= !gone.is_empty();
+        gone
     }
 
     /// Gives entries of different observers that began together one label.
@@ -298,6 +321,9 @@ impl Group {
         span: Option<Span>,
         segments: usize,
     ) -> Counted {
+        if let Some(member) = self.members.iter_mut().find(|member| member.entry == entry) {
+            member.waits = false;
+        }
         if growth.is_zero() && !self.apart {
             return Counted::default();
         }
@@ -336,15 +362,20 @@ impl Group {
             track.orig.push(Segment::new(entry, span, growth.orig));
             track.reply.push(Segment::new(entry, span, growth.reply));
         }
-        let total = Counters {
-            orig: heaviest(self.tracks.iter_mut().map(|track| &mut track.orig)),
-            reply: heaviest(self.tracks.iter_mut().map(|track| &mut track.reply)),
-        };
+        let total = self.total();
         if let Some(track) = self.tracks.get_mut(lane) {
             track.orig.thin(most);
             track.reply.thin(most);
         }
         Some((flip, total))
+    }
+
+    /// V: the heaviest chain through all lanes.
+    pub(super) fn total(&mut self) -> Counters {
+        Counters {
+            orig: heaviest(self.tracks.iter_mut().map(|track| &mut track.orig)),
+            reply: heaviest(self.tracks.iter_mut().map(|track| &mut track.reply)),
+        }
     }
 
     /// Adds a growth of which nobody knows any more between which readings of its entry it was, to

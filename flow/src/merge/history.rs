@@ -82,8 +82,12 @@ impl Merger {
                 *sum = sum.plus(ours);
             }
             group.counted = counted.above(back);
+            if group.partial {
+                // Rows of others are missing: what they were counted for may be the same packets.
+                group.counted = group.counted.max(group.total());
+            }
             // Those that were counted apart until now are not known any more.
-            group.apart = true;
+            group.apart = !group.partial;
             group.settle(segments);
         }
     }

@@ -16,13 +16,15 @@ impl Merger {
             let distance = group.and_then(|group| group.distance(sighting.life.start));
             (distance.unwrap_or(u64::MAX), *no)
         });
-        let roomy = |no: &GroupNo| {
-            self.group(*no).is_some_and(|group| group.members.len() < self.config.members)
-        };
-        let home = match candidates.iter().copied().find(roomy) {
+        let home = match candidates.iter().copied().find(|no| self.makes_room(*no, 1)) {
             Some(no) => no,
             None => {
                 self.stats.crowded += u64::from(!candidates.is_empty());
+                for no in candidates.iter().filter(|_| !sighting.told) {
+                    if let Some(group) = self.group_mut(*no) {
+                        group.partial = true;
+                    }
+                }
                 self.begin()
             }
         };
@@ -52,6 +54,7 @@ impl Merger {
                 life: sighting.life,
                 grown: None,
                 told: sighting.told,
+                waits: sighting.told,
             });
             for (view, backward) in views {
                 if !group.views.iter().any(|(known, _)| *known == view) {
@@ -75,6 +78,7 @@ impl Merger {
             let own = |member: &&mut Member| member.entry == sighting.entry;
             if let Some(member) = group.members.iter_mut().find(own) {
                 member.life.extend(&sighting.life);
+                member.waits = true;
             }
         }
         let candidates = self.candidates(sighting, ids, Some(home));
@@ -125,13 +129,30 @@ impl Merger {
                 self.stats.conflicts += 1;
                 continue;
             }
-            if one.members.len() + two.members.len() > self.config.members {
+            let (large, small) = match (one.members.len(), two.members.len()) {
+                (one, two) if one < two => (other, one),
+                (_, two) => (home, two),
+            };
+            if !self.makes_room(large, small) {
                 self.stats.crowded += 1;
                 continue;
             }
             home = self.join(home.min(other), home.max(other));
         }
         home
+    }
+
+    /// Whether so many entries more fit into a group, once those that ended long ago have left it.
+    fn makes_room(&mut self, no: GroupNo, more: usize) -> bool {
+        let most = self.config.members;
+        let Some(group) = self.group_mut(no) else { return false };
+        if group.members.len() + more > most {
+            // Some more, so that this is rare.
+            for entry in group.retire((most / 2).min(most.saturating_sub(more))) {
+                self.by_entry.remove(&entry);
+            }
+        }
+        self.group(no).is_some_and(|group| group.members.len() + more <= most)
     }
 
     fn join(&mut self, into: GroupNo, from: GroupNo) -> GroupNo {

@@ -62,7 +62,8 @@ pub struct MergeConfig {
     /// Groups that may share a view. Over it the one that was silent for longest is found by this
     /// view no more.
     pub groups_a_view: usize,
-    /// Entries of a group; one that would be more is counted by itself.
+    /// Entries of a group. Those that ended longest ago make room for others; where all live, one
+    /// that would be more is counted by itself.
     pub members: usize,
 }
 
