@@ -340,7 +340,7 @@ impl<S: Store> Committer<S> {
                     self.ask(&needs, &mut asked).await?;
                     if self.counter.is_merging() && (needs.link || !needs.find.is_empty()) {
                         // Forgotten since they were linked, and their company with them.
-                        self.link_frames(frames).await?;
+                        Box::pin(self.link_frames(frames)).await?;
                     }
                 }
             }

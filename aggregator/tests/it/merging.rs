@@ -57,6 +57,15 @@ fn raw(store: &ModelStore) -> Counters {
     store.with_contents(|contents| contents.flows.iter().map(|row| row.raw).sum())
 }
 
+/// The counter's metrics, as they are scraped.
+fn metrics(committer: &Committer<ModelStore>) -> String {
+    let mut registry = prometheus_client::registry::Registry::default();
+    committer.metrics().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    text
+}
+
 /// Both gateways' first frames, without flows: their clocks and sweeps are known then.
 fn known(committer: &mut Committer<ModelStore>, nodes: &[&str]) {
     let frames = nodes.iter().map(|node| from(node, batch(ONE, 1, 100, vec![]))).collect();
@@ -219,6 +228,27 @@ fn what_memory_has_forgotten_is_found_by_its_view() {
     let late = Frame { received: hours, ..batch(ONE, 2, 110, vec![over(0, 10, 110)]) };
     commit(&mut committer, vec![from("gw-2", late)]);
     assert_eq!(totals(&store), (counters(10), Counters::ZERO));
+}
+
+/// Later than any spool can be: counted as such, and not twice.
+#[test]
+fn what_is_later_than_the_horizon_is_reported_and_not_doubled() {
+    let store = store();
+    let mut committer = start(&store, 0);
+    known(&mut committer, &["gw-1", "gw-2"]);
+    let over = || vec![ended(record(1, 105, 110, 0, 10))];
+    commit(&mut committer, vec![from("gw-1", batch(ONE, 2, 110, over()))]);
+    let days = unix(9 * 86_400);
+    committer.look_after(days);
+    let late = Frame { received: days, ..batch(ONE, 2, 110, over()) };
+    commit(&mut committer, vec![from("gw-2", late)]);
+    assert_eq!(totals(&store), (counters(10), Counters::ZERO));
+    let contents = store.contents();
+    let strays: Vec<_> = contents.flows.iter().filter(|row| row.stray.is_some()).collect();
+    assert_eq!(strays.len(), 1);
+    assert_eq!((strays[0].raw, strays[0].stray), (counters(10), Some(days)));
+    let text = metrics(&committer);
+    assert!(text.contains("findings_total{finding=\"stray\"} 1"), "{text}");
 }
 
 #[test]
@@ -405,10 +435,7 @@ fn what_was_reported_is_counted_or_suppressed() {
             commit(&mut committer, vec![from(node, batch(ONE, seq, end, vec![record]))]);
         }
     }
-    let mut registry = prometheus_client::registry::Registry::default();
-    committer.metrics().register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = metrics(&committer);
     let metric = |name: &str| -> u64 {
         let line =
             text.lines().find(|line| line.starts_with(&format!("conntracct_count_{name}_total ")));

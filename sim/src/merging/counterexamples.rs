@@ -336,6 +336,23 @@ fn x6_one_way_each_one_of_them_reversed_and_a_late_third() {
 }
 
 #[test]
+fn a_third_host_that_sees_both_ways_adds_nothing_to_two_that_see_one_each() {
+    let back = Entry { inside: plain().inverse(), outside: plain().inverse(), ..entry(1, 1.3) };
+    for late in [None, Some(11.0), Some(9_000.0)] {
+        let mut tale = Tale::of(3);
+        tale.say(read(entry(0, 1.0), 1.0, 10.0, (0, 0), (6, 0)));
+        tale.say(read(back, 1.3, 10.5, (0, 0), (4, 0)));
+        tale.say(read(entry(0, 1.0), 10.0, 20.0, (6, 0), (7, 0)).end());
+        tale.say(read(back, 10.5, 20.0, (4, 0), (9, 0)).end());
+        if let Some(arrives) = late {
+            let full = read(entry(2, 1.0), 1.0, 20.0, (0, 0), (7, 9)).end();
+            tale.tell(2, 20.0, arrives, &[full]);
+        }
+        assert_eq!(tale.total(), 16, "{late:?}");
+    }
+}
+
+#[test]
 fn x7_the_second_host_is_first_heard_of_after_a_crash() {
     let (a, b) = (entry(0, 1.0), entry(1, 1.0));
     let mut tale = Tale::of(2);

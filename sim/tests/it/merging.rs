@@ -86,6 +86,26 @@ fn the_aggregator_counts_each_flow_once_in_1008_worlds() {
     assert!(never.is_empty(), "in no world: {never:?}");
 }
 
+/// 14: flows with equal addresses at other sites count for what they count where they are alone.
+#[test]
+fn flows_that_only_look_alike_count_as_if_they_were_alone() {
+    let (mut several, mut judged) = (0, 0);
+    for seed in 1..200 {
+        let whole = Recipe::new(Scenario::Overlap, seed);
+        let together = lived(MERGED, &whole);
+        let apart: Vec<Outcome> =
+            (0..8).map(|flow| lived(MERGED, &Recipe { flows: 1 << flow, ..whole })).collect();
+        let alone = apart.iter().fold(Outcome::default(), |sum, one| sum.plus(one));
+        if together.undecidable + alone.undecidable > 0 {
+            continue;
+        }
+        judged += 1;
+        several += u64::from(apart.iter().filter(|one| one.amounts.passed > 0).count() > 1);
+        assert_eq!(together.amounts, alone.amounts, "{whole}");
+    }
+    assert!(several > judged / 2, "{several} of {judged} worlds have flows that look alike");
+}
+
 // Each of these found a fault of the product, and finds it again when the repair is undone.
 
 #[test]
