@@ -96,16 +96,19 @@ fn a_late_reading_of_an_ended_entry_does_not_make_memory_forget_the_present() {
     let entry = ended(record(1, 105, 110, 0, 10));
     commit(&mut committer, vec![batch(ONE, 2, 110, vec![entry])]);
     committer.look_after(unix(5_000));
-    // A copy of its spool tells it again; then memory is cleared of it once more.
+    // A copy of its spool tells it again; an hour later memory is cleared of it once more.
     commit(
         &mut committer,
         vec![Frame { received: unix(5_001), ..batch(TWO, 1, 110, vec![entry]) }],
     );
     commit(&mut committer, vec![batch(ONE, 3, 5_100, vec![])]);
     committer.look_after(unix(5_200));
+    assert_eq!(committer.counter().entries(), 1);
+    commit(&mut committer, vec![batch(ONE, 4, 8_600, vec![])]);
+    committer.look_after(unix(8_700));
     assert_eq!(committer.counter().entries(), 0);
     // An entry born now is known to be new: the store need not be asked, and it is away.
     store.leave_unanswered(1);
-    commit(&mut committer, vec![batch(ONE, 4, 5_210, vec![record(2, 5_205, 5_210, 0, 1)])]);
+    commit(&mut committer, vec![batch(ONE, 5, 8_710, vec![record(2, 8_705, 8_710, 0, 1)])]);
     assert_eq!(total(&store), counters(11));
 }
