@@ -1,6 +1,8 @@
 //! Ctrl-C and friends become a flag that whoever waits looks at, so that everything started or
 //! made is taken down in order by the guards that made it.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +13,18 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 /// Whether we were asked to stop.
 #[derive(Clone)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+/// We were asked to stop, and did.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl Error for Interrupted {}
 
 /// How often a waiting condition is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -73,7 +87,7 @@ impl Interrupt {
     /// We were asked to stop.
     pub(crate) fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) {
-            bail!("interrupted");
+            return Err(Interrupted.into());
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
-//! A list of named steps: each is timed, a failed one does not hide the next one's answer, and
-//! the end says what took how long.
+//! A list of named steps: each is timed, a failed one does not hide the next one's answer, one that
+//! was interrupted is the last, and the end says what took how long.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+
+use crate::interrupt::Interrupted;
 
 /// Steps run so far.
 pub(crate) struct Steps {
@@ -31,6 +33,10 @@ impl Steps {
 
     /// Runs one step and remembers how it went.
     pub(crate) fn run(&mut self, name: &'static str, step: impl FnOnce() -> Result<()>) {
+        if self.is_interrupted() {
+            self.skip(name, "interrupted");
+            return;
+        }
         eprintln!("\n=== {name}");
         let begun = Instant::now();
         let outcome = match step() {
@@ -41,6 +47,14 @@ impl Steps {
             }
         };
         self.done.push(Step { name, took: begun.elapsed(), outcome });
+    }
+
+    /// Whether one of them was ended from outside: nobody waits for the others then.
+    fn is_interrupted(&self) -> bool {
+        self.done.iter().any(|step| match &step.outcome {
+            Outcome::Failed(error) => error.is::<Interrupted>(),
+            Outcome::Passed | Outcome::Skipped(_) => false,
+        })
     }
 
     /// Remembers that a step was not run, and why.
@@ -81,6 +95,8 @@ impl Steps {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
+
     use super::*;
 
     #[test]
@@ -104,5 +120,26 @@ mod tests {
         let mut steps = Steps::new();
         steps.run("good", || Ok(()));
         assert!(steps.finish(Some(Duration::ZERO)).is_err());
+    }
+
+    #[test]
+    fn what_follows_a_failure_is_run_and_what_follows_an_interruption_is_not() {
+        let mut steps = Steps::new();
+        let mut ran = 0;
+        steps.run("fails", || bail!("for a reason"));
+        steps.run("is run", || {
+            ran += 1;
+            Ok(())
+        });
+        steps.run("is interrupted", || Err(Interrupted).context("while it waited"));
+        steps.run("is not run", || {
+            ran += 1;
+            Ok(())
+        });
+        assert_eq!(ran, 1);
+        let outcomes: Vec<_> =
+            steps.done.iter().map(|step| matches!(step.outcome, Outcome::Skipped(_))).collect();
+        assert_eq!(outcomes, [false, false, false, true]);
+        assert!(steps.finish(None).is_err());
     }
 }
