@@ -81,6 +81,7 @@ fn counters_are_those_of_the_kernel_alive_and_ended() {
     assert_eq!(ended, expected);
     let health = source.health();
     assert_eq!((health.births, health.deaths), (1_000, 1_000));
+    assert!(health.reliable_ends);
     assert_eq!((health.malformed, health.lost_ends, health.dropped_ends), (0, 0, 0));
 }
 

@@ -117,6 +117,9 @@ fn an_event_thread_held_for_8_s_counts_every_loss() {
     let mut source = open(&lab, SMALL);
     wait("reliable ends", Duration::from_secs(10), || source.health().reliable_ends);
     burst_while_held(&lab, &source, Duration::from_secs(8));
+    // And once more after the guard has let go, when what does not fit the buffer is lost: else it
+    // would be a race of the kernel's worker with this thread whether there is any loss.
+    source.event_hold().hold(Duration::from_secs(3));
     assert!(lab.get("count") > 1_000, "the kernel keeps what it could not deliver");
     wait("the guard", Duration::from_secs(20), || source.health().guard_trips == 1);
     assert!(!source.health().reliable_ends);
@@ -127,9 +130,8 @@ fn an_event_thread_held_for_8_s_counts_every_loss() {
     wait("the gateway to have its table back", Duration::from_secs(20), || lab.get("count") == 0);
     let health = source.health();
     // An end that the kernel failed to deliver again in the moment of switching off may be
-    // counted as lost and delivered all the same: never less than the truth. How many are lost is
-    // a race of the kernel's worker with this thread, which on a slow machine loses none.
-    assert!(health.deaths <= u64::from(FLOWS) && health.dropped_ends == 0);
+    // counted as lost and delivered all the same: never less than the truth.
+    assert!(health.lost_ends > 0 && health.dropped_ends == 0);
     assert_eq!(take_ends(&mut source) as u64, health.deaths);
     wait("reliable ends again", Duration::from_secs(20), || source.health().reliable_ends);
 }
