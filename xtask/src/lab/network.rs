@@ -36,13 +36,17 @@ pub(crate) struct Gateway {
     pub(crate) sees_all: bool,
 }
 
-/// Entries are gone a few seconds after their last packet, so that a run can wait for it.
+/// Entries are gone a few seconds after their last packet, so that a run can wait for it; and a
+/// packet outside TCP's window is counted. conntrack otherwise accepts a late acknowledgement as
+/// the flow's without adding it to the flow, while nftables counts it
+/// (`net/netfilter/nf_conntrack_proto_tcp.c`, `NFCT_TCP_IGNORE`).
 const GATEWAY_SETTINGS: &[(&str, &str)] = &[
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),
     ("net.netfilter.nf_conntrack_acct", "1"),
     ("net.netfilter.nf_conntrack_timestamp", "1"),
     ("net.netfilter.nf_conntrack_events", "1"),
+    ("net.netfilter.nf_conntrack_tcp_be_liberal", "1"),
     ("net.netfilter.nf_conntrack_udp_timeout", "3"),
     ("net.netfilter.nf_conntrack_udp_timeout_stream", "3"),
     ("net.netfilter.nf_conntrack_icmp_timeout", "3"),

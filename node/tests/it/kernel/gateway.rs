@@ -56,6 +56,8 @@ impl Net {
         }
         net.gateway.set("tcp_timeout_time_wait", "3600");
         net.gateway.set("tcp_loose", "0");
+        // conntrack lets a late acknowledgement pass without adding it to its flow, otherwise.
+        net.gateway.set("tcp_be_liberal", "1");
         net.gateway.nft(RULES);
         Some(net)
     }

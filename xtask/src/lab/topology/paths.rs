@@ -14,9 +14,6 @@ const fn v6(net: u16, link: u16, host: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(0xfd00 | net, link, 0, 0, 0, 0, 0, host))
 }
 
-/// Packets out of TCP's window, because half of them went elsewhere, belong to their flow.
-const LIBERAL: &[(&str, &str)] = &[("net.netfilter.nf_conntrack_tcp_be_liberal", "1")];
-
 /// client - router - NAT - NAT - server.
 pub(crate) const CHAIN: Topology = Topology {
     name: "chain",
@@ -116,7 +113,6 @@ const TWO_WAYS: Topology = Topology {
         link(("gw2", "wan"), ("server", "eth2"), "82.4"),
         link(("gw1", "sync"), ("gw2", "sync"), "82.5"),
     ],
-    settings: LIBERAL,
     flush: true,
     ..Topology::NONE
 };
