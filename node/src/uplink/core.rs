@@ -14,6 +14,7 @@ use wire::control::{Message, Nack, Ping, RefuseReason, Verdict, Welcome};
 
 use super::clock::{OffsetClock, Sample};
 use super::orders::Order;
+use super::telling::Telling;
 use super::welcome::judge;
 use super::window::Window;
 use crate::spool::{NewEpochReason, Span, SpoolView};
@@ -167,6 +168,7 @@ struct Live {
     heard: BootNanos,
     ping_due: BootNanos,
     pings: u32,
+    telling: Telling,
 }
 
 /// The uplink's state. See the module.
@@ -277,6 +279,9 @@ impl Uplink {
                 live.heard = now;
                 if let Message::Pong(pong) = &message {
                     self.clock.pong(pong, now);
+                    if live.telling.answered(pong.sent, self.clock.best().is_some()) {
+                        live.ping_due = now;
+                    }
                 }
                 live.answer(now, message, view, &mut self.totals)
             }
@@ -326,7 +331,8 @@ impl Uplink {
         self.clock.begin_session();
         let limit = welcome.max_unreceived.min(self.config.max_unreceived);
         let window = Window::new(epoch, after, limit);
-        Phase::Live(Box::new(Live { window, heard: now, ping_due: now, pings: 0 }))
+        let telling = Telling::new(now);
+        Phase::Live(Box::new(Live { window, heard: now, ping_due: now, pings: 0, telling }))
     }
 
     /// The frame has been given to the connection.
@@ -394,13 +400,17 @@ impl Live {
             // From now, not from when it was due: pings that were missed are not made up for.
             self.ping_due = now.plus(pause);
             let offset = clock.measured().map(|measured| measured.offset.0);
+            self.telling.pinged(now, offset.is_some());
             return Step::Ping(Ping { sent: now, offset, extensions: Vec::new() });
         }
         self.window.acknowledged(view.sending.acked);
+        let until = self.ping_due.min(dead);
+        if let Some(held) = self.telling.holds(now) {
+            return Step::Wait { until: until.min(held) };
+        }
         if let Some(seq) = self.window.due(now, &view.sending) {
             return Step::Send { epoch: self.window.epoch, seq };
         }
-        let until = self.ping_due.min(dead);
         Step::Wait { until: self.window.next_due().map_or(until, |due| due.min(until)) }
     }
 

@@ -13,6 +13,7 @@ pub mod orders;
 pub mod owner;
 pub mod quic;
 pub mod task;
+mod telling;
 mod welcome;
 mod window;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flow::UnixNanos;
 use proptest::prelude::*;
-use wire::control::{Ack, Received, Refused};
+use wire::control::{Ack, Pong, Received, Refused};
 use wire::frame::Digest;
 
 use super::*;
@@ -50,12 +50,18 @@ fn greet(core: &mut Uplink, now: BootNanos, view: &SpoolView, message: Message) 
     core.message(now, message, view)
 }
 
-/// The frames that would be sent now, one after the other.
+/// The answer to a ping, over a way that takes no time.
+fn pong(ping: &Ping) -> Message {
+    let now = UnixNanos(1_700_000_000_000_000_000 + i64::try_from(ping.sent.0).unwrap());
+    Message::Pong(Pong { sent: ping.sent, received: now, answered: now, extensions: Vec::new() })
+}
+
+/// The frames that would be sent now, one after the other; pings are answered at once.
 fn sends(core: &mut Uplink, now: BootNanos, view: &SpoolView) -> Vec<u64> {
     let mut sent = Vec::new();
     loop {
         match core.step(now, view) {
-            Step::Ping(_) => {}
+            Step::Ping(ping) => assert_eq!(core.message(now, pong(&ping), view), []),
             Step::Send { epoch, seq } => {
                 core.sent(epoch, Span { first: seq, last: seq });
                 sent.push(seq.0);
@@ -129,6 +135,49 @@ fn frames_not_taken_come_again_when_they_are_due() {
     let later = due.plus(Duration::from_secs(1));
     assert_eq!(sends(&mut core, later, &spool), [3], "the gap in its place");
     assert_eq!((core.totals().nacks_retry, core.totals().nacks_reject), (1, 1));
+}
+
+#[test]
+fn no_frame_goes_out_before_the_aggregator_knows_the_clock() {
+    let now = BootNanos(SECOND);
+    let at = |ms| now.plus(Duration::from_millis(ms));
+    let spool = view(0, 2);
+    let ping = |core: &mut Uplink, now| match core.step(now, &spool) {
+        Step::Ping(ping) => ping,
+        step => panic!("{step:?}"),
+    };
+    let sent = Step::Send { epoch: epoch(1), seq: Seq(1) };
+    let mut core = uplink(UplinkConfig::default());
+    greet(&mut core, now, &spool, welcome(1, 0));
+    let first = ping(&mut core, now);
+    assert_eq!(first.offset, None);
+    assert_eq!(core.step(now, &spool), Step::Wait { until: at(1_000) });
+    // Measured: told at once, and known when that is answered.
+    assert_eq!(core.message(at(40), pong(&first), &spool), []);
+    let second = ping(&mut core, at(40));
+    assert!(second.offset.is_some());
+    assert!(matches!(core.step(at(41), &spool), Step::Wait { .. }));
+    assert_eq!(core.message(at(60), pong(&first), &spool), []);
+    assert!(matches!(core.step(at(60), &spool), Step::Wait { .. }), "the first one again");
+    assert_eq!(core.message(at(80), pong(&second), &spool), []);
+    assert_eq!(core.step(at(80), &spool), sent);
+
+    // What is known of an earlier session is told with the first ping.
+    core.disconnected(at(90), 0);
+    greet(&mut core, at(90), &spool, welcome(1, 0));
+    let again = ping(&mut core, at(90));
+    assert!(again.offset.is_some());
+    assert_eq!(core.message(at(130), pong(&again), &spool), []);
+    assert_eq!(core.step(at(130), &spool), sent);
+
+    // An aggregator that answers no ping gets its frames all the same.
+    let mut core = uplink(UplinkConfig::default());
+    greet(&mut core, now, &spool, welcome(1, 0));
+    ping(&mut core, now);
+    ping(&mut core, at(1_000));
+    assert_eq!(core.step(at(1_999), &spool), Step::Wait { until: at(2_000) });
+    ping(&mut core, at(2_000));
+    assert_eq!(core.step(at(2_000), &spool), sent);
 }
 
 #[test]
@@ -408,7 +457,7 @@ impl World {
                     self.frames.push(seq.0);
                     assert!(self.core.unreceived() <= 16);
                 }
-                Step::Ping(_) => {}
+                Step::Ping(ping) => self.answers.push(pong(&ping)),
                 Step::Close(_) => self.lose_connection(),
                 Step::Wait { .. } => return,
             }
