@@ -8,6 +8,9 @@
 //! - what the predecessor did with its twelve columns of them: rows of 500 by
 //!   `INSERT ... VALUES ... ON CONFLICT`, into a table with six indexes.
 //!
+//! One gateway first, then two that see the same flows: each is counted once, and held until both
+//! have told of it.
+//!
 //! Also how many bytes a row and its index take on disk, without and with translation.
 //!
 //! Medians of interleaved runs, each in a new database of one server in the temporary folder
@@ -44,16 +47,20 @@ async fn main() -> Result<(), Failed> {
     let server = testdb::Server::start()?;
     let mut out = std::io::stdout().lock();
     let mut figures = Vec::new();
-    let usual = Arc::new(Load::make(Mix::Usual).await?);
-    let short = Arc::new(Load::make(Mix::Short).await?);
-    for (load, name) in
-        [(&usual, "end_to_end_rows_per_s"), (&short, "end_to_end_rows_per_s_short_flows")]
-    {
+    let usual = Arc::new(Load::make(Mix::Usual, 1).await?);
+    let short = Arc::new(Load::make(Mix::Short, 1).await?);
+    let twice = Arc::new(Load::make(Mix::Usual, 2).await?);
+    for (load, name) in [
+        (&usual, "end_to_end_rows_per_s"),
+        (&short, "end_to_end_rows_per_s_short_flows"),
+        (&twice, "end_to_end_rows_per_s_two_observers"),
+    ] {
         let [births, ends] = load.per_mille();
         writeln!(
             out,
-            "{} rows in {} frames; of 1,000 records {births} are the first of their flow, {ends} \
+            "{} gateways: {} rows in {} frames each; of 1,000 records {births} are the first of their flow, {ends} \
              the last",
+            load.gateways().count(),
             load.rows.len(),
             load.last()
         )?;
@@ -109,7 +116,7 @@ async fn tables(server: &testdb::Server, rows: &[FlowRow]) -> Result<PgConnectio
 async fn end_to_end(server: &testdb::Server, keys: &Keys, load: &Arc<Load>) -> Result<f64, Failed> {
     let store = fresh(server).await?;
     let aggregator = Server::start(store.clone(), keys).await?;
-    let took = gateway::deliver(aggregator.address, keys.gateway.clone(), Arc::clone(load)).await?;
+    let took = gateway::deliver(aggregator.address, keys, load).await?;
     aggregator.stop().await?;
     store.close().await;
     check(server, load)?;

@@ -38,7 +38,7 @@ async fn main() -> Result<(), Failed> {
     for (mix, name) in
         [(Mix::Usual, "end_to_end_rows_per_s"), (Mix::Short, "end_to_end_rows_per_s_short_flows")]
     {
-        let load = Arc::new(Load::make(mix).await?);
+        let load = Arc::new(Load::make(mix, 1).await?);
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
             ours.push(end_to_end(&keys, &load).await?);
@@ -70,7 +70,7 @@ async fn end_to_end(keys: &Keys, load: &Arc<Load>) -> Result<f64, Failed> {
     let folder = tempfile::tempdir()?;
     let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("flows.db"))).await?;
     let server = Server::start(store.clone(), keys).await?;
-    let took = gateway::deliver(server.address, keys.gateway.clone(), Arc::clone(load)).await?;
+    let took = gateway::deliver(server.address, keys, load).await?;
     server.stop().await?;
     check(&store, load).await?;
     store.close().await;

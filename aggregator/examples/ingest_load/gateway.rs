@@ -11,51 +11,68 @@ use flow::Seq;
 use node::tls::{HostCheck, Identity, IdentityPaths, client_config};
 use node::uplink::quic::with_transport;
 use quinn::{Connection, Endpoint, RecvStream};
+use tokio::sync::Barrier;
 use wire::control::{Hello, Message};
 use wire::frame::{Frame, HEADER_LEN, Header};
 
 use super::Failed;
-use super::traffic::{BOOT, EPOCH, Load, NODE};
+use super::server::Keys;
+use super::traffic::{Gateway, Load};
 
-/// Delivers a load to an aggregator; how long that took, from the first frame's first byte to the
-/// last frame's acknowledgement. The session is there before that.
+/// Delivers a load to an aggregator, each gateway its part; how long that took, from the first
+/// frame's first byte to the acknowledgement of all last frames. The sessions are there before that.
 pub(crate) async fn deliver(
     address: SocketAddr,
-    keys: IdentityPaths,
-    load: Arc<Load>,
+    keys: &Keys,
+    load: &Arc<Load>,
 ) -> Result<Duration, Failed> {
-    let (done, result) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("gateway".to_owned()).spawn(move || {
-        let took = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Failed::from)
-            .and_then(|runtime| runtime.block_on(session(address, &keys, &load)));
-        // Whoever asked is still there: it waits for this.
-        let _told = done.send(took);
-    })?;
-    let took = result.await?;
-    thread.join().map_err(|_panicked| "the gateway's thread panicked")?;
-    took
+    let greeted = Arc::new(Barrier::new(load.gateways().count()));
+    let mut all = Vec::new();
+    for gateway in load.gateways() {
+        let (done, result) = tokio::sync::oneshot::channel();
+        let (keys, load, greeted) = (keys.of(gateway)?, Arc::clone(load), Arc::clone(&greeted));
+        let thread = std::thread::Builder::new().name("gateway".to_owned()).spawn(move || {
+            let took = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(Failed::from)
+                .and_then(|runtime| {
+                    runtime.block_on(session(address, &keys, (gateway, &load), &greeted))
+                });
+            // Whoever asked is still there: it waits for this.
+            let _told = done.send(took);
+        })?;
+        all.push((thread, result));
+    }
+    let mut longest = Duration::ZERO;
+    for (thread, result) in all {
+        let took = result.await?;
+        thread.join().map_err(|_panicked| "a gateway's thread panicked")?;
+        longest = longest.max(took?);
+    }
+    Ok(longest)
 }
 
 async fn session(
     address: SocketAddr,
     keys: &IdentityPaths,
-    load: &Load,
+    (gateway, load): (Gateway, &Load),
+    greeted: &Barrier,
 ) -> Result<Duration, Failed> {
     let tls = with_transport(client_config(&Identity::load(keys)?, HostCheck::UriOnly)?);
     let endpoint = Endpoint::client(([0u16; 8], 0).into())?;
     let connection = endpoint.connect_with(tls, address, "localhost")?.await?;
     let (mut control, mut answers) = connection.open_bi().await?;
-    control.write_all(&Message::Hello(hello()).encode()?.bytes).await?;
+    control.write_all(&Message::Hello(hello(gateway)?).encode()?.bytes).await?;
     match hear(&mut answers).await? {
         Some(Message::Welcome(welcome)) if welcome.committed == Seq::NONE => {}
         other => return Err(format!("no welcome: {other:?}").into()),
     }
+    greeted.wait().await;
     let begun = Instant::now();
     let last = load.last();
-    let sending = send(&connection, load.frames().map(|frame| frame.bytes.clone()));
+    let frames = load.frames(gateway).iter();
+    let sending = send(&connection, frames.map(|frame| frame.bytes.clone()));
     tokio::try_join!(sending, acknowledged(&mut answers, last))?;
     let took = begun.elapsed();
     connection.close(0u32.into(), b"done");
@@ -63,11 +80,11 @@ async fn session(
     Ok(took)
 }
 
-fn hello() -> Hello {
-    Hello {
-        node: NODE.to_owned(),
-        epoch: EPOCH,
-        boot: BOOT,
+fn hello(gateway: Gateway) -> Result<Hello, Failed> {
+    Ok(Hello {
+        node: gateway.name()?.to_string(),
+        epoch: gateway.epoch(),
+        boot: gateway.boot(),
         source: "replay".to_owned(),
         kernel: "6.1.0".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -75,7 +92,7 @@ fn hello() -> Hello {
         next: Seq(1),
         store: None,
         extensions: Vec::new(),
-    }
+    })
 }
 
 /// Each frame on a stream of its own; the aggregator's limit on streams is the window.
@@ -92,7 +109,7 @@ async fn send(connection: &Connection, frames: impl Iterator<Item = Bytes>) -> R
 async fn acknowledged(answers: &mut RecvStream, last: Seq) -> Result<(), Failed> {
     loop {
         match hear(answers).await? {
-            Some(Message::Ack(ack)) if ack.seq == last => return Ok(()),
+            Some(Message::Ack(ack)) if ack.seq >= last => return Ok(()),
             Some(Message::Ack(_) | Message::Received(_)) | None => {}
             Some(other) => return Err(format!("unexpected answer: {other:?}").into()),
         }

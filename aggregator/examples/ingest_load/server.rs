@@ -14,30 +14,39 @@ use aggregator::pki::Authority;
 use aggregator::store::Store;
 use aggregator::store::row::WriterToken;
 use aggregator::tls::{self, IssuedList, ServerFiles};
-use flow::NodeName;
 use jiff::Timestamp;
 use node::tls::IdentityPaths;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::Failed;
-use super::traffic::{self, NODE};
+use super::traffic::{self, Gateway};
 
-/// An authority, and what it issued to the gateway.
+/// An authority, and what it issued to two gateways.
 pub(crate) struct Keys {
     authority: Authority,
-    pub(crate) gateway: IdentityPaths,
+    gateways: [IdentityPaths; 2],
 }
 
 impl Keys {
     /// A new authority in `folder`.
     pub(crate) fn make(folder: &Path) -> Result<Self, Failed> {
-        let (now, bundle) = (Timestamp::now(), folder.join("gateway.bundle"));
+        let now = Timestamp::now();
         let authority = Authority::at(&folder.join("pki"));
         authority.init(&[], now)?;
-        authority.issue(&NodeName::new(NODE)?, &bundle, false, now)?;
-        let gateway = node::join::join(&bundle, &folder.join("gateway"), false)?.paths;
-        Ok(Self { authority, gateway })
+        let issue = |gateway: Gateway| -> Result<IdentityPaths, Failed> {
+            let (name, bundle) = (gateway.name()?, folder.join(format!("{}.bundle", gateway.0)));
+            authority.issue(&name, &bundle, false, now)?;
+            Ok(node::join::join(&bundle, &folder.join(name.as_str()), false)?.paths)
+        };
+        let gateways = [issue(Gateway(1))?, issue(Gateway(2))?];
+        Ok(Self { authority, gateways })
+    }
+
+    /// A gateway's.
+    pub(crate) fn of(&self, Gateway(number): Gateway) -> Result<IdentityPaths, Failed> {
+        let keys = self.gateways.get(usize::from(number) - 1);
+        Ok(keys.ok_or("no keys for this gateway")?.clone())
     }
 }
 

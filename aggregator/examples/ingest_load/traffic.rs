@@ -1,5 +1,5 @@
-//! A gateway's frames: 20,000 live flows, half of them translated, all of which grow in every
-//! interval; each ends in its turn and another one takes its place.
+//! Gateways' frames: 20,000 live flows, half of them translated, all of which grow in every
+//! interval; each ends in its turn and another one takes its place. Several gateways see the same.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,9 +18,23 @@ use wire::batch::{Builder, Compression, MAX_RECORDS};
 
 use super::Failed;
 
-pub(crate) const NODE: &str = "gw-1";
-pub(crate) const EPOCH: Epoch = Epoch([7; 16]);
-pub(crate) const BOOT: BootId = BootId([3; 16]);
+/// A gateway, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gateway(pub(crate) u8);
+
+impl Gateway {
+    pub(crate) fn name(self) -> Result<NodeName, Failed> {
+        Ok(NodeName::new(&format!("gw-{}", self.0))?)
+    }
+
+    pub(crate) const fn epoch(self) -> Epoch {
+        Epoch([self.0; 16])
+    }
+
+    pub(crate) const fn boot(self) -> BootId {
+        BootId([self.0; 16])
+    }
+}
 
 /// How long flows live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +57,8 @@ impl Mix {
 
 /// Encoded frames, and the rows that counting makes of them.
 pub(crate) struct Load {
-    frames: Vec<wire::frame::Frame>,
+    /// Of each gateway, from the first one on.
+    frames: Vec<Vec<wire::frame::Frame>>,
     /// For the baselines.
     pub(crate) rows: Vec<FlowRow>,
     /// Records that are the first of their flow.
@@ -53,29 +68,52 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Generates a load. Its times are of this moment: send it soon.
-    pub(crate) async fn make(mix: Mix) -> Result<Self, Failed> {
-        let frames = frames(mix, begin())?;
+    /// Generates what `gateways` send who see the same. Its times are of this moment: send it soon.
+    pub(crate) async fn make(mix: Mix, gateways: u8) -> Result<Self, Failed> {
+        let booted = begin();
+        let mut all = Vec::new();
+        for gateway in (1..=gateways).map(Gateway) {
+            all.push(frames(mix, booted, gateway)?);
+        }
         let store = ModelStore::new(StoreId([1; 16]));
         let (token, config) = (WriterToken([1; 16]), CounterConfig::default());
         let mut committer = Committer::start(store.clone(), token, config, now()).await?;
-        for (frame, seq) in frames.iter().zip(1..) {
-            let mut work = Work { todo: vec![decoded(frame, Seq(seq))?], ..Work::default() };
-            committer.run(&mut work).await?;
+        for seq in 1..=all.iter().map(Vec::len).max().unwrap_or_default() {
+            for (frames, gateway) in all.iter().zip((1..).map(Gateway)) {
+                let Some(frame) = frames.get(seq - 1) else { continue };
+                let frame = decoded(gateway, frame, Seq(u64::try_from(seq)?))?;
+                let mut work = Work { todo: vec![frame], ..Work::default() };
+                committer.run(&mut work).await?;
+            }
         }
         let contents = store.contents();
         let births = contents.observers.len();
         let ends = contents.observers.values().filter(|row| row.ended.is_some()).count();
-        Ok(Self { frames, rows: contents.flows, births, ends })
+        if gateways > 1 {
+            // A frame is held until all have told of a later sweep.
+            for (frames, gateway) in all.iter_mut().zip((1..).map(Gateway)) {
+                let seq = Seq(u64::try_from(frames.len())? + 1);
+                let interval = interval(booted, gateway, (INTERVALS + 1) * 10, 1, true);
+                frames.push(Builder::new(Compression::Zstd).finish(seq, &interval)?);
+            }
+        }
+        Ok(Self { frames: all, rows: contents.flows, births, ends })
     }
 
-    pub(crate) fn frames(&self) -> impl Iterator<Item = &wire::frame::Frame> {
-        self.frames.iter()
+    pub(crate) fn frames(&self, Gateway(number): Gateway) -> &[wire::frame::Frame] {
+        self.frames.get(usize::from(number) - 1).map_or(&[], Vec::as_slice)
     }
 
-    /// The number of the last frame.
+    /// The gateways who send it.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = Gateway> {
+        self.frames.iter().zip(1..).map(|(_, number)| Gateway(number))
+    }
+
+    /// The number of each gateway's last frame with records.
     pub(crate) fn last(&self) -> Seq {
-        Seq(u64::try_from(self.frames.len()).unwrap_or(u64::MAX))
+        let extra = usize::from(self.frames.len() > 1);
+        let frames = self.frames.first().map_or(0, |frames| frames.len() - extra);
+        Seq(u64::try_from(frames).unwrap_or(u64::MAX))
     }
 
     /// What the frames bring, in thousandths of the records: first ones and last ones.
@@ -100,11 +138,11 @@ fn begin() -> UnixNanos {
 }
 
 /// A frame as the pipeline would decode it.
-fn decoded(frame: &wire::frame::Frame, seq: Seq) -> Result<Frame, Failed> {
+fn decoded(gateway: Gateway, frame: &wire::frame::Frame, seq: Seq) -> Result<Frame, Failed> {
     let (header, records) = wire::batch::decode(frame)?;
     Ok(Frame {
-        node: NodeName::new(NODE)?,
-        epoch: EPOCH,
+        node: gateway.name()?,
+        epoch: gateway.epoch(),
         first: seq,
         last: seq,
         digest: frame.header.digest,
@@ -115,7 +153,11 @@ fn decoded(frame: &wire::frame::Frame, seq: Seq) -> Result<Frame, Failed> {
 }
 
 /// All frames of all intervals.
-fn frames(mix: Mix, booted: UnixNanos) -> Result<Vec<wire::frame::Frame>, Failed> {
+fn frames(
+    mix: Mix,
+    booted: UnixNanos,
+    gateway: Gateway,
+) -> Result<Vec<wire::frame::Frame>, Failed> {
     let per_frame = u64::try_from(MAX_RECORDS)?;
     let parts = FLOWS.div_ceil(per_frame);
     let mut frames = Vec::new();
@@ -123,18 +165,21 @@ fn frames(mix: Mix, booted: UnixNanos) -> Result<Vec<wire::frame::Frame>, Failed
     for round in 1..=INTERVALS {
         for part in 0..parts {
             for slot in part * per_frame..FLOWS.min((part + 1) * per_frame) {
-                builder.push(&record(mix, booted, slot, round))?;
+                let record = record(mix, booted, slot, round);
+                let netns = NetnsId { boot: gateway.boot(), ..record.netns };
+                builder.push(&Record { netns, ..record })?;
             }
             let seq = Seq(u64::try_from(frames.len())? + 1);
             let last = part + 1 == parts;
-            let interval = interval(booted, round * 10, u32::try_from(part + 1)?, last);
+            let part = u32::try_from(part + 1)?;
+            let interval = interval(booted, gateway, round * 10, part, last);
             frames.push(builder.finish(seq, &interval)?);
         }
     }
     Ok(frames)
 }
 
-fn interval(booted: UnixNanos, end: u64, part: u32, last: bool) -> Interval {
+fn interval(booted: UnixNanos, gateway: Gateway, end: u64, part: u32, last: bool) -> Interval {
     let wall = UnixNanos(booted.0.saturating_add_unsigned(end * SECOND));
     Interval {
         number: end / 10,
@@ -143,7 +188,7 @@ fn interval(booted: UnixNanos, end: u64, part: u32, last: bool) -> Interval {
         parts: if last { part } else { 0 },
         sweep_begin: BootNanos((end - 1) * SECOND),
         sweep_end: BootNanos(end * SECOND),
-        boot: BOOT,
+        boot: gateway.boot(),
         clock: ClockPair {
             boot: BootNanos(end * SECOND),
             wall,
@@ -183,7 +228,7 @@ fn record(mix: Mix, booted: UnixNanos, slot: u64, round: u64) -> Record {
     let delta = if age == 0 { cum(age) } else { cum(age).above(cum(age - 1)) };
     Record {
         flow: FlowNo(slot + generation * FLOWS),
-        netns: NetnsId { inode: NetnsInode(4_026_531_840), boot: BOOT },
+        netns: NetnsId { inode: NetnsInode(4_026_531_840), boot: BootId::default() },
         zone: Zone(0),
         orig,
         reply,

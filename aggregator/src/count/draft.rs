@@ -499,8 +499,7 @@ impl<'m> Drafting<'m> {
         };
         let (count, growth) = entry.count.count(&observed);
         entry.count = count;
-        entry.path = self.path(entry);
-        let counted = self.merged(context, entry.entry, &growth);
+        let counted = self.merged(context, entry, &growth);
         let span = if stray { span } else { growth.span };
         let (Placement::Normal(time) | Placement::Stray(time)) = place(span.map(|span| span.until));
         let ours = record.flags.with_if(RecordFlags::TIME_UNKNOWN, span.is_none());

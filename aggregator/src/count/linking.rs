@@ -131,7 +131,7 @@ impl Counter {
         let first = known.is_none() && record.base().is_zero();
         let after = read.filter(|_| first).and_then(|read| read.since);
         let life = merging::life(start, after, read, record.flags.has(RecordFlags::END));
-        let path = self.link_entry(&Seen {
+        let seen = Seen {
             entry,
             netns,
             zone: record.zone,
@@ -141,12 +141,14 @@ impl Counter {
             fresh: record.flags.has(RecordFlags::FRESH),
             path,
             untold: false,
-        });
-        let merging = self.memory.merging.as_ref();
-        if let Some(group) = merging.and_then(|merging| merging.untold(entry)) {
+        };
+        let Some(merging) = &mut self.memory.merging else { return Ok(()) };
+        merging.link(&seen);
+        if let Some(group) = merging.untold(entry) {
             wanted.whole.extend(group);
         }
         if known.is_none() {
+            let path = merging.path(entry).unwrap_or_default();
             let start = start.map(|start| start.until);
             self.remember(identity, entry, path, start, frame.received);
         }
@@ -236,10 +238,6 @@ impl Counter {
                 wanted.find.insert(*identity);
             }
         }
-    }
-
-    fn link_entry(&mut self, seen: &Seen<'_>) -> PathNo {
-        self.memory.merging.as_mut().map_or_else(PathNo::default, |merging| merging.link(seen))
     }
 
     /// Takes an entry into memory that the store does not have yet.

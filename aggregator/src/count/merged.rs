@@ -36,18 +36,19 @@ impl Drafting<'_> {
         merging.and_then(|merging| merging.path(entry.entry)).unwrap_or(entry.path)
     }
 
-    /// What a growth counts for.
+    /// What a growth counts for; the entry has its path then.
     pub(super) fn merged(
         &mut self,
         context: &Context<'_>,
-        entry: EntryNo,
+        entry: &mut Entry,
         growth: &Growth,
     ) -> Counters {
         let Some(merging) = &self.known.memory.merging else { return growth.growth };
         let before = self.known.pending.map(|change| &change.merge);
         let draft = &mut self.change.merge;
         let counted =
-            merging.merger.count(draft, before, entry_ref(entry), growth.growth, growth.span);
+            merging.merger.count(draft, before, entry_ref(entry.entry), growth.growth, growth.span);
+        entry.path = counted.label.map_or(entry.path, |label| PathNo(label.0));
         self.stats.merged(growth, &counted);
         let (frame, mark) = (context.index, context.mark);
         self.back.extend(counted.back.into_iter().map(|taken| Back { taken, frame, mark }));

@@ -72,8 +72,8 @@ impl Merging {
         self.domains.of(node)
     }
 
-    /// Links an entry; its path, as far as known now.
-    pub(super) fn link(&mut self, seen: &Seen<'_>) -> PathNo {
+    /// Links an entry.
+    pub(super) fn link(&mut self, seen: &Seen<'_>) {
         let observer = observer(seen.netns);
         let sides = self.sides.get(&seen.netns).copied().unwrap_or_default();
         let entry = entry_ref(seen.entry);
@@ -87,7 +87,6 @@ impl Merging {
             label: seen.path.map(|path| Label(path.0)),
             told: !seen.untold,
         });
-        self.path(seen.entry).unwrap_or_default()
     }
 
     /// Links an entry that the store has, last heard of at `touched` or before.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::segment::{Lane, Segment, heaviest};
+use super::segment::{Lane, Pass, Segment, heaviest};
 use super::vantage::Vantage;
 use super::view::Observer;
 use super::{EntryRef, Label, ViewId};
@@ -49,6 +49,51 @@ impl Life {
             _ => None,
         };
         self.slack = self.slack.max(later.slack);
+    }
+}
+
+/// The time in which the entries of a group lived.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Era {
+    /// The earliest moment; `None` is the beginning of time.
+    earliest: Option<UnixNanos>,
+    /// The latest one; `None` is the end of time.
+    latest: Option<UnixNanos>,
+    /// By how much these may be wrong.
+    slack: Duration,
+}
+
+impl Era {
+    /// That of nobody.
+    pub(super) const NONE: Self = Self {
+        earliest: Some(UnixNanos(i64::MAX)),
+        latest: Some(UnixNanos(i64::MIN)),
+        slack: Duration::ZERO,
+    };
+
+    /// This era with one life more.
+    pub(super) fn with(self, life: &Life) -> Self {
+        let (earliest, latest) = (life.earliest(), life.latest());
+        Self {
+            earliest: self.earliest.zip(earliest).map(|(one, other)| one.min(other)),
+            latest: self.latest.zip(latest).map(|(one, other)| one.max(other)),
+            slack: self.slack.max(life.slack),
+        }
+    }
+
+    /// Whether an entry with this `life` may have lived in it.
+    pub(super) fn overlaps(&self, life: &Life) -> bool {
+        let margin = self.slack.saturating_add(life.slack);
+        let begins_in_time = match (life.earliest(), self.latest) {
+            (Some(start), Some(latest)) => start <= latest.plus(margin),
+            _ => true,
+        };
+        // Alive as long as its end is not known, whichever of the two is told of first.
+        let lasts_long_enough = match (life.latest(), self.earliest) {
+            (Some(until), Some(earliest)) => until >= earliest.minus(margin),
+            _ => true,
+        };
+        begins_in_time && lasts_long_enough
     }
 }
 
@@ -117,6 +162,8 @@ pub struct Counted {
     /// More is stored than can be, though no groups were merged: counted as nothing, and a reason
     /// to look.
     pub fell: bool,
+    /// The entry's label; `None` where it is not linked.
+    pub label: Option<Label>,
 }
 
 /// Growth that was counted, and turned out to be others' packets.
@@ -131,29 +178,7 @@ pub struct TakenBack {
 }
 
 impl Group {
-    /// Whether an entry with this `life` may have lived at the same time as one of the group.
-    pub(super) fn overlaps(&self, life: &Life) -> bool {
-        let slack = self.members.iter().map(|member| member.life.slack).max().unwrap_or_default();
-        let margin = slack.saturating_add(life.slack);
-        let latest = self.members.iter().try_fold(UnixNanos(i64::MIN), |latest, member| {
-            member.life.latest().map(|end| end.max(latest))
-        });
-        let earliest = self.members.iter().try_fold(UnixNanos(i64::MAX), |earliest, member| {
-            member.life.earliest().map(|start| start.min(earliest))
-        });
-        let begins_in_time = match (life.earliest(), latest) {
-            (Some(start), Some(latest)) => start <= latest.plus(margin),
-            _ => true,
-        };
-        // Alive as long as its end is not known, whichever of the two is told of first.
-        let lasts_long_enough = match (life.latest(), earliest) {
-            (Some(until), Some(earliest)) => until >= earliest.minus(margin),
-            _ => true,
-        };
-        begins_in_time && lasts_long_enough
-    }
-
-    pub(super) fn contradicts(&self, vantage: &Vantage) -> bool {
+    fn contradicts(&self, vantage: &Vantage) -> bool {
         self.members.iter().any(|member| member.vantage.contradicts(vantage))
     }
 
@@ -161,15 +186,8 @@ impl Group {
         other.members.iter().any(|member| self.contradicts(&member.vantage))
     }
 
-    pub(super) fn has_observer(&self, observer: Observer) -> bool {
+    fn has_observer(&self, observer: Observer) -> bool {
         self.members.iter().any(|member| member.vantage.observer == observer)
-    }
-
-    /// How far the start of the nearest entry is from `start`, where both are known.
-    pub(super) fn distance(&self, start: Option<UnixNanos>) -> Option<u64> {
-        let start = start?;
-        let starts = self.members.iter().filter_map(|member| member.life.start);
-        starts.map(|other| other.0.abs_diff(start.0)).min()
     }
 
     pub(super) fn member(&self, entry: EntryRef) -> Option<&Member> {
@@ -319,15 +337,17 @@ impl Group {
         entry: EntryRef,
         growth: Counters,
         span: Option<Span>,
-        segments: usize,
+        (segments, pass): (usize, &mut Pass),
     ) -> Counted {
-        if let Some(member) = self.members.iter_mut().find(|member| member.entry == entry) {
+        let own = self.members.iter_mut().find(|member| member.entry == entry);
+        let label = own.map(|member| {
             member.waits = false;
-        }
+            member.label
+        });
         if growth.is_zero() && !self.apart {
-            return Counted::default();
+            return Counted { label, ..Counted::default() };
         }
-        let Some((flip, total)) = self.grow(entry, growth, span, segments) else {
+        let Some((flip, total)) = self.grow(entry, growth, span, (segments, pass)) else {
             // Not linked: nobody else's, so all of it counts.
             return Counted { counted: growth, ..Counted::default() };
         };
@@ -338,7 +358,7 @@ impl Group {
         let back = if apart { self.take_back(fell) } else { Vec::new() };
         self.counted = if apart { total } else { self.counted.max(total) };
         self.absorbed.clear();
-        Counted { counted, back, fell: !apart && !fell.is_zero() }
+        Counted { counted, back, fell: !apart && !fell.is_zero(), label }
     }
 
     /// Adds a growth to its entry's lane: whether the entry runs against the group, and the
@@ -348,7 +368,7 @@ impl Group {
         entry: EntryRef,
         growth: Counters,
         span: Option<Span>,
-        segments: usize,
+        (segments, pass): (usize, &mut Pass),
     ) -> Option<(bool, Counters)> {
         let member = self.members.iter_mut().find(|member| member.entry == entry)?;
         let (flip, lane) = (member.flip, member.lane);
@@ -362,7 +382,7 @@ impl Group {
             track.orig.push(Segment::new(entry, span, growth.orig));
             track.reply.push(Segment::new(entry, span, growth.reply));
         }
-        let total = self.total();
+        let total = self.total(pass);
         if let Some(track) = self.tracks.get_mut(lane) {
             track.orig.thin(most);
             track.reply.thin(most);
@@ -371,10 +391,10 @@ impl Group {
     }
 
     /// V: the heaviest chain through all lanes.
-    pub(super) fn total(&mut self) -> Counters {
+    pub(super) fn total(&mut self, pass: &mut Pass) -> Counters {
         Counters {
-            orig: heaviest(self.tracks.iter_mut().map(|track| &mut track.orig)),
-            reply: heaviest(self.tracks.iter_mut().map(|track| &mut track.reply)),
+            orig: heaviest(&mut self.tracks, |track| &mut track.orig, pass),
+            reply: heaviest(&mut self.tracks, |track| &mut track.reply, pass),
         }
     }
 

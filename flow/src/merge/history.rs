@@ -4,7 +4,8 @@
 //! While it is alone in its group nobody needs them. Before it is counted together with others all
 //! growths of all of the group are asked of the store, and the group is what comes of them.
 
-use super::group::turned;
+use super::group::{Group, turned};
+use super::segment::Pass;
 use super::{Counters, EntryRef, GroupNo, Merger, Span};
 
 /// One stored growth.
@@ -28,21 +29,19 @@ impl Merger {
     #[must_use]
     pub fn untold(&self, entry: EntryRef) -> Option<impl Iterator<Item = EntryRef>> {
         let group = self.group(self.group_of(entry)?)?;
-        let alone = group.members.len() < 2;
-        let told = alone || group.members.iter().all(|member| member.told);
-        (!told).then(|| group.members.iter().map(|member| member.entry))
+        group.is_untold().then(|| group.members().map(|member| member.entry))
     }
 
     /// Gives an entry another number, under which growths of it are stored.
     pub fn rename(&mut self, from: EntryRef, to: EntryRef) {
         let Some(no) = self.by_entry.remove(&from) else { return };
         self.by_entry.insert(to, no);
-        let Some(group) = self.group_mut(no) else { return };
-        let own = |member: &&mut super::group::Member| member.entry == from;
-        if let Some(member) = group.members.iter_mut().find(own) {
-            member.entry = to;
-            member.told = false;
-        }
+        self.change(no, |group| {
+            if let Some(member) = group.members.iter_mut().find(|member| member.entry == from) {
+                member.entry = to;
+                member.told = false;
+            }
+        });
     }
 
     /// Makes the groups of `entries` anew from all that is stored of their entries. Never call it
@@ -65,31 +64,38 @@ impl Merger {
             let from = told.partition_point(|(of, _)| *of < no);
             let to = told.partition_point(|(of, _)| *of <= no);
             let told = told.get(from..to).unwrap_or_default();
-            let Some(group) = self.group_mut(no) else { continue };
-            for track in &mut group.tracks {
-                (track.orig, track.reply) = Default::default();
-            }
-            let (mut counted, mut back) = (Counters::ZERO, Counters::ZERO);
-            for (_, told) in told {
-                let flip = match told.span {
-                    None => group.grow_once(told.entry, told.growth),
-                    span => group
-                        .grow(told.entry, told.growth, span, SEGMENTS)
-                        .is_some_and(|(flip, _)| flip),
-                };
-                let ours = if flip { turned(told.counted) } else { told.counted };
-                let sum = if told.back { &mut back } else { &mut counted };
-                *sum = sum.plus(ours);
-            }
-            group.counted = counted.above(back);
-            if group.partial {
-                // Rows of others are missing: what they were counted for may be the same packets.
-                group.counted = group.counted.max(group.total());
-            }
-            // Those that were counted apart until now are not known any more.
-            group.apart = !group.partial;
-            group.settle(segments);
+            self.change(no, |group| group.rebuild(told, segments));
         }
+    }
+}
+
+impl Group {
+    /// Makes it anew of all that is stored of its entries, in order.
+    fn rebuild(&mut self, stored: &[(GroupNo, &Told)], segments: usize) {
+        let mut pass = Pass::default();
+        for track in &mut self.tracks {
+            (track.orig, track.reply) = Default::default();
+        }
+        let (mut counted, mut back) = (Counters::ZERO, Counters::ZERO);
+        for (_, told) in stored {
+            let flip = match told.span {
+                None => self.grow_once(told.entry, told.growth),
+                span => self
+                    .grow(told.entry, told.growth, span, (SEGMENTS, &mut pass))
+                    .is_some_and(|(flip, _)| flip),
+            };
+            let ours = if flip { turned(told.counted) } else { told.counted };
+            let sum = if told.back { &mut back } else { &mut counted };
+            *sum = sum.plus(ours);
+        }
+        self.counted = counted.above(back);
+        if self.partial {
+            // Rows of others are missing: what they were counted for may be the same packets.
+            self.counted = self.counted.max(self.total(&mut pass));
+        }
+        // Those that were counted apart until now are not known any more.
+        self.apart = !self.partial;
+        self.settle(segments);
     }
 }
 

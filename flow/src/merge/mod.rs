@@ -16,10 +16,13 @@
 //!
 //! A *label* names one generation of a flow, for people: a group may contain several.
 
+mod bytes;
 mod group;
 mod history;
 mod link;
+mod packed;
 pub mod segment;
+mod sharers;
 mod vantage;
 pub mod view;
 
@@ -33,7 +36,10 @@ use group::Group;
 pub use group::{Alias, Counted, Life, TakenBack};
 pub use history::Told;
 pub use link::Evicted;
+use packed::Packed;
+use segment::Pass;
 pub use segment::{Lane, Segment};
+use sharers::Sharers;
 pub use view::{Domain, Observer, Scope, View, ViewKey, Views};
 
 type State = foldhash::fast::RandomState;
@@ -113,21 +119,31 @@ pub struct LinkStats {
 pub struct Merger {
     config: MergeConfig,
     seed: [foldhash::quality::FixedState; 2],
-    groups: Vec<Option<Group>>,
+    groups: Vec<Option<Packed>>,
     free: Vec<GroupNo>,
     /// Which groups have a view.
-    by_view: HashMap<ViewId, Vec<GroupNo>, State>,
+    by_view: HashMap<ViewId, Sharers, State>,
     by_entry: HashMap<EntryRef, GroupNo, State>,
     /// The last label given out.
     label: Label,
     stats: LinkStats,
+    room: Room,
+}
+
+/// Room to unpack, change and pack one group.
+#[derive(Debug, Default)]
+struct Room {
+    group: Group,
+    bytes: Vec<u8>,
+    pass: Pass,
 }
 
 /// What counting changed, not committed yet.
 #[derive(Debug, Default)]
 pub struct MergeDraft {
-    groups: HashMap<GroupNo, Group, State>,
+    groups: HashMap<GroupNo, Packed, State>,
     aliases: Vec<Alias>,
+    room: Room,
 }
 
 impl MergeDraft {
@@ -152,6 +168,7 @@ impl Merger {
             by_entry: HashMap::default(),
             label,
             stats: LinkStats::default(),
+            room: Room::default(),
         }
     }
 
@@ -169,7 +186,7 @@ impl Merger {
     #[must_use]
     pub fn label(&self, entry: EntryRef) -> Option<Label> {
         let group = self.group(*self.by_entry.get(&entry)?)?;
-        Some(group.member(entry)?.label)
+        Some(group.members().find(|member| member.entry == entry)?.label)
     }
 
     /// The last label given out.
@@ -202,17 +219,25 @@ impl Merger {
     ) -> Counted {
         let all = || Counted { counted: growth, ..Counted::default() };
         let Some(no) = self.by_entry.get(&entry).copied() else { return all() };
-        let drafted = match draft.groups.entry(no) {
-            Entry::Occupied(drafted) => drafted.into_mut(),
+        let MergeDraft { groups, aliases, room: Room { group, bytes, pass } } = draft;
+        let limits = (self.config.segments, pass);
+        match groups.entry(no) {
+            Entry::Occupied(mut drafted) => {
+                drafted.get().open_into(group);
+                let counted = group.count(entry, growth, span, limits);
+                drafted.get_mut().count(group, entry, bytes);
+                counted
+            }
             Entry::Vacant(vacant) => {
                 let known = before.and_then(|before| before.groups.get(&no));
-                let Some(group) = known.or_else(|| self.group(no)) else { return all() };
-                let mut group = group.clone();
-                draft.aliases.append(&mut group.aliases);
-                vacant.insert(group)
+                let Some(known) = known.or_else(|| self.group(no)) else { return all() };
+                known.open_into(group);
+                aliases.append(&mut group.aliases);
+                let counted = group.count(entry, growth, span, limits);
+                vacant.insert(known.counted(group, entry, bytes));
+                counted
             }
-        };
-        drafted.count(entry, growth, span, self.config.segments)
+        }
     }
 
     /// Takes a committed draft.
@@ -233,27 +258,36 @@ impl Merger {
     #[must_use]
     pub fn size(&self) -> (usize, usize, usize) {
         let live = self.groups.iter().flatten();
-        (live.clone().count(), self.by_entry.len(), live.map(Group::segments).sum())
+        let segments = live.clone().map(|group| group.open().segments()).sum();
+        (live.count(), self.by_entry.len(), segments)
     }
 
-    fn group(&self, no: GroupNo) -> Option<&Group> {
+    fn group(&self, no: GroupNo) -> Option<&Packed> {
         self.groups.get(usize::try_from(no.0).ok()?)?.as_ref()
     }
 
-    fn slot(&mut self, no: GroupNo) -> Option<&mut Option<Group>> {
+    fn slot(&mut self, no: GroupNo) -> Option<&mut Option<Packed>> {
         self.groups.get_mut(usize::try_from(no.0).ok()?)
     }
 
-    fn group_mut(&mut self, no: GroupNo) -> Option<&mut Group> {
-        self.slot(no)?.as_mut()
+    /// Changes a group.
+    fn change<T>(&mut self, no: GroupNo, change: impl FnOnce(&mut Group) -> T) -> Option<T> {
+        let Room { group, bytes, .. } = &mut self.room;
+        let packed = self.groups.get_mut(usize::try_from(no.0).ok()?)?.as_mut()?;
+        packed.open_into(group);
+        let changed = change(group);
+        packed.replace(group, bytes);
+        Some(changed)
     }
 
     fn ids(&self, views: &Views) -> [ViewId; 2] {
         let [one, other] = &self.seed;
-        [views.inside.key, views.outside.key].map(|key| {
+        let id = |key: &ViewKey| {
             use std::hash::BuildHasher;
             let (high, low) = (one.hash_one(key), other.hash_one(key));
             ViewId(u128::from(high) << 64 | u128::from(low))
-        })
+        };
+        let inside = id(&views.inside.key);
+        [inside, if views.differ() { id(&views.outside.key) } else { inside }]
     }
 }

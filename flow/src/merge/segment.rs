@@ -95,6 +95,12 @@ impl Lane {
         &self.segments
     }
 
+    /// Segments that were a lane's, in the place of what is here.
+    pub(super) fn refill(&mut self, segments: impl Iterator<Item = Segment>) {
+        self.segments.clear();
+        self.segments.extend(segments);
+    }
+
     /// Takes a reading's growth; one that grew by nothing tells nothing.
     ///
     /// It comes after all of its own entry: where its time says that it ended before the one
@@ -221,64 +227,105 @@ impl Lane {
     }
 }
 
-/// A segment's place in the order of a pass.
+/// A segment's place in the order of a pass: its end, raised so that it never falls in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     until: i64,
     since: i64,
 }
 
-/// The order of one lane's segments among all: their ends, raised so that they never fall.
+impl Key {
+    const FIRST: Self = Self { until: i64::MIN, since: i64::MIN };
+
+    /// The key of a segment after one of its lane with this key.
+    fn next(self, segment: &Segment) -> Self {
+        let Some(span) = segment.span else { return self };
+        let since = span.since.map_or(i64::MIN, |since| since.0);
+        self.max(Self { until: span.until.0, since })
+    }
+}
+
+/// The order of one lane's segments among all.
 fn keys(segments: &[Segment]) -> impl Iterator<Item = Key> {
-    let first = Key { until: i64::MIN, since: i64::MIN };
-    segments.iter().scan(first, |last, segment| {
-        if let Some(span) = segment.span {
-            let since = span.since.map_or(i64::MIN, |since| since.0);
-            *last = (*last).max(Key { until: span.until.0, since });
-        }
+    segments.iter().scan(Key::FIRST, |last, segment| {
+        *last = last.next(segment);
         Some(*last)
     })
 }
 
-/// The weight of the heaviest chain through `lanes`, each component apart.
+/// Room to work in for [`heaviest`].
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    heads: Vec<Head>,
+    /// Of segments passed: their lane, when they were over, and what ends there.
+    passed: Vec<(usize, i64, Tally)>,
+}
+
+/// How far a pass has come in one lane.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    /// The next segment, and its key.
+    at: usize,
+    key: Key,
+    /// How many have a time.
+    timed: usize,
+    /// What ends with the last one.
+    reached: Tally,
+}
+
+impl Head {
+    fn advance(&mut self, lane: &Lane) {
+        self.at += 1;
+        if let Some(next) = lane.segments.get(self.at) {
+            self.key = self.key.next(next);
+        }
+    }
+}
+
+/// The weight of the heaviest chain through all lanes, each component apart.
 ///
 /// One pass in the order of [`Key`]: a segment follows only segments that come before it in this
-/// order, so no chain can bite its own tail, whatever times a host sends. O(n log n) for one lane,
-/// O(n^2) in the segments of all otherwise; the caller bounds how many there are.
-pub fn heaviest<'l>(lanes: impl Iterator<Item = &'l mut Lane>) -> Tally {
-    let mut lanes: Vec<&mut Lane> = lanes.collect();
-    if let [lane] = lanes.as_mut_slice() {
-        return alone(lane);
+/// order, so no chain can bite its own tail, whatever times a host sends. O(n) for one lane, O(n^2)
+/// in the segments of all otherwise; the caller bounds how many there are.
+pub(super) fn heaviest<L>(
+    lanes: &mut [L],
+    lane_of: impl Fn(&mut L) -> &mut Lane,
+    pass: &mut Pass,
+) -> Tally {
+    if let [lane] = lanes {
+        return alone(lane_of(lane));
     }
-    let mut order = Vec::with_capacity(lanes.iter().map(|lane| lane.segments.len()).sum());
-    for (lane, segments) in lanes.iter().enumerate() {
-        let timed = segments.segments.get(..segments.timed()).unwrap_or_default();
-        order.extend(keys(timed).enumerate().map(|(at, key)| (key, lane, at)));
-    }
-    order.sort_unstable();
-    // Of segments passed: when they were over, and what ends there; of lanes: what they reached.
-    let mut passed: Vec<(usize, i64, Tally)> = Vec::with_capacity(order.len());
-    let mut reached = vec![Tally::default(); lanes.len()];
+    let Pass { heads, passed } = pass;
+    heads.clear();
+    passed.clear();
     // No less than what one lane grew by, whenever that was.
-    let mut most = lanes.iter().map(|lane| lane.sum()).fold(Tally::default(), max);
-    for (_, lane, at) in order {
-        let Some(reached) = reached.get_mut(lane) else { continue };
-        let Some(segment) = lanes.get_mut(lane).and_then(|lane| lane.segments.get_mut(at)) else {
-            continue;
-        };
-        let mut before = *reached;
-        if let Some(earliest) = segment.earliest() {
-            let apart = passed.iter().filter(|(of, over, _)| *of != lane && *over <= earliest);
-            before = apart.fold(before, |before, (_, _, reach)| max(before, *reach));
-        }
-        segment.reach = max(segment.reach, plus(before, segment.growth));
-        *reached = segment.reach;
-        most = max(most, segment.reach);
-        if let Some(over) = segment.latest() {
-            passed.push((lane, over, segment.reach));
-        }
+    let mut most = Tally::default();
+    for lane in lanes.iter_mut() {
+        let lane = lane_of(lane);
+        most = max(most, lane.sum());
+        let key = lane.segments.first().map_or(Key::FIRST, |first| Key::FIRST.next(first));
+        heads.push(Head { at: 0, key, timed: lane.timed(), reached: Tally::default() });
     }
-    most
+    loop {
+        let left = heads.iter_mut().enumerate().filter(|(_, head)| head.at < head.timed);
+        let Some((number, head)) = left.min_by_key(|(_, head)| head.key) else { return most };
+        let Some(lane) = lanes.get_mut(number).map(&lane_of) else { return most };
+        if let Some(segment) = lane.segments.get_mut(head.at) {
+            let mut before = head.reached;
+            if let Some(earliest) = segment.earliest() {
+                let apart =
+                    passed.iter().filter(|(of, over, _)| *of != number && *over <= earliest);
+                before = apart.fold(before, |before, (_, _, reach)| max(before, *reach));
+            }
+            segment.reach = max(segment.reach, plus(before, segment.growth));
+            head.reached = segment.reach;
+            most = max(most, segment.reach);
+            if let Some(over) = segment.latest() {
+                passed.push((number, over, segment.reach));
+            }
+        }
+        head.advance(lane);
+    }
 }
 
 /// The pass over a lane that has no other beside it.
@@ -322,8 +369,12 @@ mod tests {
         lane
     }
 
+    fn weigh(lanes: &mut [Lane]) -> Tally {
+        heaviest(lanes, |lane| lane, &mut Pass::default())
+    }
+
     fn weight(lanes: &mut [Lane]) -> u64 {
-        let tally = heaviest(lanes.iter_mut());
+        let tally = weigh(lanes);
         assert_eq!(tally.bytes.get(), tally.packets.get() * 100);
         tally.packets.get()
     }
@@ -402,8 +453,8 @@ mod tests {
             let span = seconds(0, 10, 0).span;
             Segment::new(EntryRef(1), span, Tally::new(packets, bytes))
         };
-        let (mut a, mut b) = (lane(&[of(10, 100)]), lane(&[of(5, 900)]));
-        assert_eq!(heaviest([&mut a, &mut b].into_iter()), Tally::new(10, 900));
+        let mut lanes = [lane(&[of(10, 100)]), lane(&[of(5, 900)])];
+        assert_eq!(weigh(&mut lanes), Tally::new(10, 900));
     }
 
     #[test]
@@ -456,27 +507,27 @@ mod tests {
             let best = lanes.iter().map(total).fold(Tally::default(), max);
             let mut backward: Vec<Lane> = lanes.iter().rev().cloned().collect();
             let mut lanes = lanes;
-            let weight = heaviest(lanes.iter_mut());
+            let weight = weigh(&mut lanes);
             prop_assert!(weight.packets <= all.packets && weight.bytes <= all.bytes);
             prop_assert!(weight.packets >= best.packets && weight.bytes >= best.bytes);
-            prop_assert_eq!(heaviest(backward.iter_mut()), weight);
+            prop_assert_eq!(weigh(&mut backward), weight);
             // Again changes nothing.
-            prop_assert_eq!(heaviest(lanes.iter_mut()), weight);
+            prop_assert_eq!(weigh(&mut lanes), weight);
         }
 
         /// Joining segments leaves the weight as it is, and never makes a later one heavier.
         #[test]
         fn thinning_keeps_the_weight(lanes in any_lanes(), more in any_segment(), on in 0_usize..4) {
             let mut full = lanes;
-            let weight = heaviest(full.iter_mut());
+            let weight = weigh(&mut full);
             let mut thin = full.clone();
             thin.iter_mut().for_each(|lane| lane.thin(Lane::SEGMENTS));
             prop_assert!(thin.iter().all(|lane| lane.timed() <= Lane::SEGMENTS));
-            prop_assert_eq!(heaviest(thin.iter_mut()), weight);
+            prop_assert_eq!(weigh(&mut thin), weight);
             if on < full.len() {
                 full[on].push(more);
                 thin[on].push(more);
-                let (full, thin) = (heaviest(full.iter_mut()), heaviest(thin.iter_mut()));
+                let (full, thin) = (weigh(&mut full), weigh(&mut thin));
                 prop_assert!(thin.packets <= full.packets && thin.bytes <= full.bytes);
                 prop_assert!(thin.packets >= weight.packets && thin.bytes >= weight.bytes);
             }
