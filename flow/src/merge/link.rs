@@ -56,7 +56,7 @@ impl Merger {
         sighting: &Sighting,
         ids: &[ViewId; 2],
     ) -> GroupNo {
-        let Room { group, bytes, .. } = &mut self.room;
+        let Room { group, bytes, .. } = self.room.as_mut();
         let packed = usize::try_from(home.0).ok().and_then(|at| self.groups.get_mut(at)?.as_mut());
         if let Some(packed) = packed {
             packed.extend((group, bytes), sighting.entry, &sighting.life);

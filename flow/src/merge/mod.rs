@@ -127,7 +127,7 @@ pub struct Merger {
     /// The last label given out.
     label: Label,
     stats: LinkStats,
-    room: Room,
+    room: Box<Room>,
 }
 
 /// Room to unpack, change and pack one group.
@@ -143,7 +143,7 @@ struct Room {
 pub struct MergeDraft {
     groups: HashMap<GroupNo, Packed, State>,
     aliases: Vec<Alias>,
-    room: Room,
+    room: Box<Room>,
 }
 
 impl MergeDraft {
@@ -168,7 +168,7 @@ impl Merger {
             by_entry: HashMap::default(),
             label,
             stats: LinkStats::default(),
-            room: Room::default(),
+            room: Box::default(),
         }
     }
 
@@ -219,7 +219,8 @@ impl Merger {
     ) -> Counted {
         let all = || Counted { counted: growth, ..Counted::default() };
         let Some(no) = self.by_entry.get(&entry).copied() else { return all() };
-        let MergeDraft { groups, aliases, room: Room { group, bytes, pass } } = draft;
+        let MergeDraft { groups, aliases, room } = draft;
+        let Room { group, bytes, pass } = room.as_mut();
         let limits = (self.config.segments, pass);
         match groups.entry(no) {
             Entry::Occupied(mut drafted) => {
@@ -272,7 +273,7 @@ impl Merger {
 
     /// Changes a group.
     fn change<T>(&mut self, no: GroupNo, change: impl FnOnce(&mut Group) -> T) -> Option<T> {
-        let Room { group, bytes, .. } = &mut self.room;
+        let Room { group, bytes, .. } = self.room.as_mut();
         let packed = self.groups.get_mut(usize::try_from(no.0).ok()?)?.as_mut()?;
         packed.open_into(group);
         let changed = change(group);
