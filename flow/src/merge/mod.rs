@@ -16,7 +16,6 @@
 //!
 //! A *label* names one generation of a flow, for people: a group may contain several.
 
-mod bytes;
 mod group;
 mod history;
 mod link;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{EntryRef, Label};
+use super::super::{EntryRef, Label};
 use crate::units::UnixNanos;
 
 /// What differences are told to.
