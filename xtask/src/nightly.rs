@@ -43,6 +43,11 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         workspace::run(&mut cargo(["build", "--locked", "--release", "--workspace", "--bins"]))
     });
     steps.run("many worlds", || sim::new_worlds(flags.worlds));
+    steps.run("a million entries of one view", || {
+        let million = ["nextest", "run", "--locked", "--cargo-profile", CI_PROFILE];
+        let of = ["--workspace", "--run-ignored", "only", "-E", "test(a_million_entries)"];
+        workspace::run(cargo(million).args(of))
+    });
     steps.run("dashboards, a whole day", dashboards::check_day);
     steps.run("five million rows moved", bench::check_move);
     steps.run("kills", || kills::check(200));

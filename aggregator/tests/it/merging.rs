@@ -337,14 +337,14 @@ fn a_gateway_in_time_leaves_nothing_to_take_back() {
     assert!(store.with_contents(|contents| contents.flows.iter().all(|row| !row.is_retraction())));
 }
 
-/// A hostile node with a valid certificate: entries without end that all share one view.
-#[test]
-fn entries_without_end_that_share_a_view_are_bounded() {
+/// A hostile node with a valid certificate: frames of 2,500 entries that all share one view, and
+/// none ends.
+fn share_one_view(frames: u64) {
     let store = store();
     let mut committer = start(&store, 0);
     known(&mut committer, &["gw-1", "evil"]);
     commit(&mut committer, vec![from("gw-1", batch(ONE, 2, 110, vec![record(3, 105, 110, 0, 1)]))]);
-    let (frames, records) = (20, 2_500_u64);
+    let records = 2_500_u64;
     for seq in 0..frames {
         let one = |n: u64| {
             let n = seq * records + n;
@@ -363,6 +363,17 @@ fn entries_without_end_that_share_a_view_are_bounded() {
     let before = totals(&store).0;
     commit(&mut committer, vec![from("gw-1", batch(ONE, 3, 110, vec![record(2, 105, 110, 0, 7)]))]);
     assert_eq!(totals(&store).0.above(before), counters(7));
+}
+
+#[test]
+fn entries_without_end_that_share_a_view_are_bounded() {
+    share_one_view(20);
+}
+
+#[test]
+#[ignore = "takes minutes: `cargo xtask nightly` runs it"]
+fn a_million_entries_that_share_a_view_are_bounded() {
+    share_one_view(400);
 }
 
 /// A gateway whose clock is a day off, and one whose records contradict themselves.
