@@ -58,8 +58,8 @@ async fn main() -> Result<(), Failed> {
         let [births, ends] = load.per_mille();
         writeln!(
             out,
-            "{} gateways: {} rows in {} frames each; of 1,000 records {births} are the first of their flow, {ends} \
-             the last",
+            "gateways: {}; {} rows, {} frames of each; of 1,000 records {births} are the first of \
+             their flow, {ends} the last",
             load.gateways().count(),
             load.rows.len(),
             load.last()

@@ -6,7 +6,7 @@ use super::group::{Era, Group, Member};
 use super::packed::Packed;
 use super::sharers::Sharers;
 use super::vantage::Vantage;
-use super::{EntryRef, GroupNo, Label, Merger, Room, Sighting, ViewId};
+use super::{EntryRef, GroupNo, Label, Merger, Room, Sighting, ViewId, packed_mut};
 use crate::units::UnixNanos;
 
 impl Merger {
@@ -57,8 +57,7 @@ impl Merger {
         ids: &[ViewId; 2],
     ) -> GroupNo {
         let Room { group, bytes, .. } = self.room.as_mut();
-        let packed = usize::try_from(home.0).ok().and_then(|at| self.groups.get_mut(at)?.as_mut());
-        if let Some(packed) = packed {
+        if let Some(packed) = packed_mut(&mut self.groups, home) {
             packed.extend((group, bytes), sighting.entry, &sighting.life);
         }
         let candidates = self.candidates(sighting, ids, Some(home));
@@ -83,7 +82,8 @@ impl Merger {
                 continue;
             }
             let Some(group) = self.group(*no) else { continue };
-            // What is told of it may be counted there; else nothing comes of it.
+            // Nobody can join it, so it is passed over; but not by an entry that the store has rows
+            // of, which leaves a note in the groups that have no room for it.
             if sighting.told && group.is_crowded(self.config.members) {
                 crowded = true;
                 continue;
@@ -138,7 +138,7 @@ impl Merger {
     /// Whether so many entries more fit into a group, once those that ended long ago have left it.
     fn makes_room(&mut self, no: GroupNo, more: usize) -> bool {
         let most = self.config.members;
-        let fits = |group: &Packed| group.members().count() + more <= most;
+        let fits = |group: &Packed| group.len() + more <= most;
         let Some(group) = self.group(no) else { return false };
         if fits(group) {
             return true;

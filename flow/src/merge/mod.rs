@@ -273,7 +273,7 @@ impl Merger {
     /// Changes a group.
     fn change<T>(&mut self, no: GroupNo, change: impl FnOnce(&mut Group) -> T) -> Option<T> {
         let Room { group, bytes, .. } = self.room.as_mut();
-        let packed = self.groups.get_mut(usize::try_from(no.0).ok()?)?.as_mut()?;
+        let packed = packed_mut(&mut self.groups, no)?;
         packed.open_into(group);
         let changed = change(group);
         packed.replace(group, bytes);
@@ -290,4 +290,9 @@ impl Merger {
         let inside = id(&views.inside.key);
         [inside, if views.differ() { id(&views.outside.key) } else { inside }]
     }
+}
+
+/// A group, while the room to work in is in use.
+fn packed_mut(groups: &mut [Option<Packed>], no: GroupNo) -> Option<&mut Packed> {
+    groups.get_mut(usize::try_from(no.0).ok()?)?.as_mut()
 }

@@ -143,15 +143,20 @@ impl Packed {
         Ids::read(&mut reader).iter().map(|(view, _)| view)
     }
 
-    /// Whether `most` entries or more are in it, of which none has ended: none can join.
-    pub(super) fn is_crowded(&self, most: usize) -> bool {
+    /// How many members there are.
+    pub(super) fn len(&self) -> usize {
         let [_, who] = self.parts();
         let mut reader = Reader::new(who);
-        let none_ended = reader.byte() & SOME_ENDED == 0;
-        none_ended && {
-            Ids::read(&mut reader);
-            reader.count() >= most
-        }
+        reader.byte();
+        Ids::read(&mut reader);
+        reader.count()
+    }
+
+    /// Whether `most` entries or more are in it, and none has ended: there is no room for another.
+    pub(super) fn is_crowded(&self, most: usize) -> bool {
+        let [_, who] = self.parts();
+        let none_ended = who.first().is_some_and(|flags| flags & SOME_ENDED == 0);
+        none_ended && self.len() >= most
     }
 
     fn parts(&self) -> [&[u8]; 2] {
